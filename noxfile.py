@@ -1,0 +1,91 @@
+"""What is run on every change. `nox` alone runs all tests and the typing contract.
+
+nox                    tests and typing, on the Python that nox runs on
+nox -s lint            ruff, mypy, pyright, import rules
+nox -s unit            no database, no process: seconds
+nox -s tests-on        all tests, on every supported Python that is installed
+nox -s tests -- -k x   arguments after -- go to pytest
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["tests", "typing"]
+nox.options.error_on_missing_interpreters = False
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+TESTS = ["tests/unit", "tests/conformance", "tests/integration"]
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the package as users get it, and the dependency groups."""
+    session.install(".", *nox.project.dependency_groups(PROJECT, *groups))
+
+
+def run_pytest(session: nox.Session, *paths: str) -> None:
+    # not `python -m pytest`: that puts the checkout first on the path, where it hides the installed package
+    session.run("pytest", *(paths if not any(arg.startswith("tests/") for arg in session.posargs) else ()), *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests on the Python that nox runs on."""
+    install(session, "test")
+    run_pytest(session, *TESTS)
+
+
+@nox.session(name="tests-on", python=PYTHONS)
+def tests_on(session: nox.Session) -> None:
+    """All tests on every supported Python."""
+    install(session, "test")
+    run_pytest(session, *TESTS)
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """The pure centre, and whatever needs no database and no process."""
+    install(session, "test")
+    run_pytest(session, "tests/unit")
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """What every backend promises."""
+    install(session, "test")
+    run_pytest(session, "tests/conformance")
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Real engine and worker processes."""
+    install(session, "test")
+    run_pytest(session, "tests/integration")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """What both type checkers must accept and refuse."""
+    install(session, "types")
+    run_pytest(session, "tests/typing")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, types and import rules."""
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("pyright")
+    session.run("lint-imports")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """How fast it is, on this machine."""
+    install(session, "bench")
+    session.run("python", "-m", "benchmarks", *session.posargs)

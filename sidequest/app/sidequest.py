@@ -1,0 +1,290 @@
+"""APP PROCESS. `Sidequest`: the client that an app starts, and the engine that comes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
+
+import anyio
+from anyio.abc import TaskGroup
+
+from sidequest.app.engine_process import EngineProcess
+from sidequest.app.lifespan import Lifespan
+from sidequest.app.operations import JobsOperations, QueuesOperations
+from sidequest.backends import make_backend, moves
+from sidequest.backends.base import Backend
+from sidequest.backends.watch import EndWatch
+from sidequest.config import QueueSettings, Settings
+from sidequest.engine.engine import Engine, Orders
+from sidequest.engine.inline import InlineLink
+from sidequest.errors import ConfigError
+from sidequest.jobs import client as clients
+from sidequest.jobs.checks import Seconds
+from sidequest.jobs.client import CancelAnswer, Client
+from sidequest.jobs.definition import Definition, registry
+from sidequest.jobs.naming import Script, script_path
+from sidequest.jobs.options import EnqueueOptions
+from sidequest.jobs.record import JobEnd, JobRecord, NewJob
+from sidequest.worker.loading import StartedInWorker
+from sidequest.worker.serve import MARK
+
+
+class SidequestSettings(TypedDict, total=False):
+    """The keyword settings of `Sidequest`; `config.Settings` gives meanings and defaults."""
+
+    engine: Literal["process", "inline", "off"]
+    migrate: bool
+    max_concurrent_jobs: int
+    min_workers: int
+    max_workers: int
+    worker_idle_timeout: Seconds
+    max_jobs_per_worker: int
+    worker_start_timeout: Seconds
+    polling_interval: Seconds
+    start_timeout: Seconds
+    shutdown_timeout: Seconds
+    kill_grace: Seconds
+    heartbeat_interval: Seconds
+    lease_life: Seconds
+    rescue_interval: Seconds
+    keep_completed: Seconds
+    keep_failed: Seconds
+    cleanup_interval: Seconds
+    queues: Mapping[str, int | QueueSettings] | Sequence[str]
+    queue_defaults: QueueSettings
+    modules: Sequence[str]
+    job_defaults: EnqueueOptions
+    log_level: str
+
+
+class _RunningEngine(Protocol):
+    """What the client tells its engine, wherever that runs."""
+
+    def wake(self) -> None: ...
+
+    def look_for_cancels(self) -> None: ...
+
+    def learn(self, modules: list[str]) -> None: ...
+
+
+class Sidequest(Client):
+    """Background jobs in your database: `async with Sidequest("sqlite:///app.db"):`.
+
+    The URL comes from the argument, else SIDEQUEST_URL, else `sqlite:///sidequest.db`. No I/O
+    happens before `start`. Raises ConfigError, TypeError or ValueError naming a wrong setting.
+    """
+
+    jobs: JobsOperations
+    """Look at jobs, and move them by hand."""
+    queues: QueuesOperations
+    """Look at queues and change their settings."""
+
+    def __init__(self, url: str | None = None, /, **settings: Unpack[SidequestSettings]) -> None:
+        self._settings = Settings.collect(url, settings)
+        self._job_defaults = self._settings.job_defaults
+        self._store: Backend | None = None
+        self._ends: EndWatch | None = None
+        self._engine: _RunningEngine | None = None
+        self._owner: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self._modules: dict[str, None] = dict.fromkeys(self._settings.modules)
+        self.jobs = JobsOperations(self._opened, self._wake, self._look_for_cancels)
+        self.queues = QueuesOperations(self._opened, self._wake, self._settings.queue_defaults)
+
+    def __repr__(self) -> str:
+        return f"<Sidequest {make_backend(self._settings.url).url.scheme} engine={self._settings.engine}>"
+
+    # Life
+
+    async def start(self) -> Self:
+        """Connect, migrate, start the engine. Idempotent.
+
+        Raises BackendUnavailable, SchemaMismatch, or EngineStartError with the child's own error;
+        then nothing is left running.
+        """
+        if os.environ.get(MARK):
+            raise StartedInWorker(
+                "Sidequest was started while a worker imported this module: "
+                'put `asyncio.run(main())` under `if __name__ == "__main__":`'
+            )
+        if self._owner is None:
+            self._stop = asyncio.Event()
+            started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._owner = asyncio.create_task(self._live(started), name="sidequest")
+            self._started = started
+        try:
+            await asyncio.shield(self._started)
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def stop(self) -> None:
+        """Drain and stop: running jobs get `shutdown_timeout`. Idempotent, from any task and state."""
+        owner = self._owner
+        if owner is None:
+            return
+        self._stop.set()
+        with suppress(Exception):  # a failed start has raised where it was awaited
+            await asyncio.shield(owner)
+        if self._owner is owner:
+            self._owner = None
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+    def lifespan(self, app: object = None, /) -> Any:
+        """For `FastAPI(lifespan=sq.lifespan)`, Starlette, Litestar and aiohttp's `cleanup_ctx`."""
+        return Lifespan(self.start, self.stop)
+
+    async def _live(self, started: asyncio.Future[None]) -> None:
+        """One task holds everything that is open, so that start and stop may come from different ones."""
+        store = make_backend(self._settings.url)
+        try:
+            await store.open()
+            if self._settings.migrate:
+                await store.migrate()
+            await store.check_schema()
+            async with anyio.create_task_group() as tasks:
+                await self._live_with(store, tasks, started)
+        except BaseException as error:
+            if started.done():
+                raise
+            cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+            started.set_exception(cause)
+            started.exception()  # whoever awaits it gets it; nobody awaiting is no news
+        finally:
+            clients.detach(self)
+            self._store = self._ends = self._engine = None
+            await store.close()
+
+    async def _live_with(self, store: Backend, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
+        self._store = store
+        self._ends = EndWatch(store, self._watch)
+        tasks.start_soon(self._ends.run)
+        if self._settings.engine == "off":
+            await self._until_stopped(started)
+        elif self._settings.engine == "inline":
+            await self._with_inline_engine(store, tasks, started)
+        else:
+            await self._with_engine_process(tasks, started)
+        tasks.cancel_scope.cancel()
+
+    async def _with_engine_process(self, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
+        assert self._ends is not None
+        engine = EngineProcess(self._settings, self._script(), self._known_modules, self._ends.watched, self._ends.ended)
+        await engine.start()
+        self._ends.hinted = True
+        self._engine = self._process = engine
+        tasks.start_soon(engine.keep)
+        try:
+            await self._until_stopped(started)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await engine.stop()
+
+    async def _with_inline_engine(self, store: Backend, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
+        self._known_modules()
+        engine = Engine(Orders(self._settings), store, lambda: InlineLink(self), _InlineListener(self._ends))
+        ready = asyncio.Event()
+        running = asyncio.create_task(engine.run(ready.set))
+        ready_or_failed = asyncio.create_task(ready.wait())
+        await asyncio.wait([running, ready_or_failed], return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            ready_or_failed.cancel()
+            await running
+        self._engine = engine
+        try:
+            await self._until_stopped(started)
+        finally:
+            engine.stop()
+            with anyio.CancelScope(shield=True):
+                await running
+
+    async def _until_stopped(self, started: asyncio.Future[None]) -> None:
+        clients.attach(self)
+        if not started.done():
+            started.set_result(None)
+        await self._stop.wait()
+        clients.detach(self)
+
+    # The client's own road to the store
+
+    def _prepare(self, definitions: Iterable[Definition]) -> None:
+        for definition in definitions:
+            self._opened()
+            module, inline = definition.module, self._settings.engine == "inline"
+            if not inline and definition.unreachable is not None:
+                raise ConfigError(f"{definition.unreachable}; worker processes could not find it where it is")
+            if module is not None and module not in self._modules:
+                if definition.target.__module__ == "__main__" and not inline:
+                    raise ConfigError(f"{definition.name} was defined after Sidequest was started: define jobs before that")
+                self._modules[module] = None
+                if self._engine is not None and not inline:
+                    self._engine.learn([module])
+
+    async def _insert(self, jobs: Sequence[NewJob]) -> Sequence[int]:
+        ids = await self._opened().insert(jobs, self._settings.queue_defaults)
+        self._wake()
+        return ids
+
+    async def _find(self, id: int) -> JobRecord:
+        return await moves.find(self._opened(), id)
+
+    async def _cancel(self, id: int) -> CancelAnswer:
+        return await self.jobs.cancel(id)
+
+    async def _ended(self, id: int, timeout: float | None) -> JobEnd:
+        self._opened()
+        assert self._ends is not None
+        return await self._ends.wait(id, timeout)
+
+    def _opened(self) -> Backend:
+        if self._store is None or self._stop.is_set():
+            raise ConfigError("this Sidequest is not started: use `async with sq:` or `await sq.start()`")
+        return self._store
+
+    def _wake(self) -> None:
+        if self._engine is not None:
+            self._engine.wake()
+
+    def _look_for_cancels(self) -> None:
+        if self._engine is not None:
+            self._engine.look_for_cancels()
+
+    def _watch(self, ids: list[int]) -> None:
+        if isinstance(self._engine, EngineProcess):
+            self._engine.watch(ids)
+
+    def _known_modules(self) -> list[str]:
+        """The modules that workers import: those named, and those that have defined jobs here."""
+        self._modules |= dict.fromkeys(registry.modules())
+        return list(self._modules)
+
+    def _script(self) -> Script | None:
+        """The app's own file, if jobs are defined in it."""
+        path = script_path()
+        if path is None or path.stem not in registry.modules():
+            return None
+        return Script(path.stem, str(path))
+
+
+class _InlineListener:
+    """Tells the client what an engine in its own loop has ended."""
+
+    def __init__(self, ends: EndWatch | None) -> None:
+        self._ends = ends
+
+    def jobs_ended(self, ids: Sequence[int]) -> None:
+        if self._ends is not None:
+            self._ends.ended(ids)
+
+    def workers_changed(self, pids: Sequence[int]) -> None:
+        """There are no worker processes."""

@@ -1,0 +1,91 @@
+"""THE STORE. Changes on their way to SQL: which of them one statement can write, and what it sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sidequest.backends.rows import ToColumn, column_values
+from sidequest.jobs.states import FINAL, State
+from sidequest.jobs.transitions import Change
+
+CHANGEABLE = frozenset({
+    "priority", "available_at", "attempt", "max_attempts", "isolated", "engine", "lease", "claimed_at", "started_at",
+    "finished_at", "result", "errors", "progress", "cancel_requested_at", "interrupts", "crashes", "snoozes",
+})  # fmt: skip
+"""The columns that a change may name. They become part of a statement: nothing else may."""
+
+
+class Shape(NamedTuple):
+    """What changes have in common that one statement can write."""
+
+    before: tuple[State, ...]
+    state: State | None
+    columns: tuple[str, ...]
+
+
+Group = tuple[Shape, Sequence[Change]]
+
+
+def groups(changes: Iterable[Change]) -> Sequence[Group]:
+    """The changes by shape, such that those of one job keep their order."""
+    found: list[tuple[Shape, list[Change]]] = []
+    shapes: dict[Shape, list[Change]] = {}
+    seen: set[int] = set()
+    for change in changes:
+        if change.id in seen:
+            shapes, seen = {}, set()
+        seen.add(change.id)
+        shape = Shape(change.before, change.state, tuple(change.columns))
+        if shape not in shapes:
+            _check(shape)
+            shapes[shape] = []
+            found.append((shape, shapes[shape]))
+        shapes[shape].append(change)
+    return found
+
+
+def assignments(shape: Shape) -> str:
+    """What follows SET: the columns named, and those that the state brings with it."""
+    parts = [f"{column} = :{column}" for column in shape.columns]
+    if shape.state is not None:
+        parts.append(f"state = '{shape.state.value}'")
+        parts.append(f"ready = {_ready_of_waiting(shape)}" if shape.state is State.WAITING else "ready = NULL")
+    elif "available_at" in shape.columns:
+        parts.append("ready = CASE WHEN ready IS NULL THEN NULL ELSE :ready END")
+    if shape.state in FINAL:
+        parts.append("unique_lock = NULL")
+    return ", ".join(parts)
+
+
+def guard(shape: Shape) -> str:
+    """The part of the fence that all of these changes share."""
+    states = ", ".join(f"'{state.value}'" for state in shape.before)
+    not_canceled = " AND cancel_requested_at IS NULL" if shape.state is State.WAITING else ""
+    return f"state IN ({states}){not_canceled}"
+
+
+def values(change: Change, now: datetime, to_column: ToColumn) -> dict[str, Any]:
+    """The parameters of one change: its columns, `the_id`, `the_lease`, and `ready` or `now` if asked for."""
+    found = column_values(change.columns, to_column)
+    found["the_id"], found["the_lease"] = change.id, change.lease
+    due = change.columns.get("available_at")
+    if isinstance(due, datetime):
+        found["ready"] = due <= now
+    elif change.state is State.WAITING:
+        found["now"] = to_column(now)
+    return found
+
+
+def _ready_of_waiting(shape: Shape) -> str:
+    return ":ready" if "available_at" in shape.columns else "(available_at <= :now)"
+
+
+def _check(shape: Shape) -> None:
+    if unknown := set(shape.columns) - CHANGEABLE:
+        raise AssertionError(f"a change names columns that no change may write: {', '.join(sorted(unknown))}")
+    if not shape.before:
+        raise AssertionError("a change names no state that the job may be in")
+    if not shape.columns and shape.state is None:
+        raise AssertionError("a change changes nothing")

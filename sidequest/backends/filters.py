@@ -1,0 +1,42 @@
+"""THE STORE. A `JobFilter` as a WHERE clause: what users typed goes into parameters only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sidequest.backends.base import JobFilter
+from sidequest.backends.rows import ToColumn
+
+Contains = Callable[[str, str], str]
+"""The dialect's condition that a column contains the text of a parameter, whatever the ASCII case."""
+
+
+def where(which: JobFilter, to_column: ToColumn, contains: Contains, has_tag: str) -> tuple[str, dict[str, Any]]:
+    """The clause, with the word WHERE unless it is empty, and its parameters.
+
+    `has_tag` is the dialect's condition that the job has the tag of the parameter `:tag`.
+    """
+    parts: list[str] = []
+    values: dict[str, Any] = {}
+    if which.states:
+        names = [f"state{number}" for number in range(len(which.states))]
+        parts.append(f"state IN ({', '.join(f':{name}' for name in names)})")
+        values |= {name: state.value for name, state in zip(names, which.states, strict=True)}
+    for column, value in (("queue", which.queue), ("name", which.name)):
+        if value is not None:
+            parts.append(f"{column} = :{column}")
+            values[column] = value
+    if which.tag is not None:
+        parts.append(has_tag)
+        values["tag"] = which.tag
+    if which.text is not None:
+        parts.append(f"({' OR '.join(contains(column, 'text') for column in ('name', 'args', 'errors'))})")
+        values["text"] = which.text
+    if which.since is not None:
+        parts.append("inserted_at >= :since")
+        values["since"] = to_column(which.since)
+    if which.until is not None:
+        parts.append("inserted_at < :until")
+        values["until"] = to_column(which.until)
+    return (f"WHERE {' AND '.join(parts)}" if parts else "", values)

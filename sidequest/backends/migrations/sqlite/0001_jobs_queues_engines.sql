@@ -1,0 +1,64 @@
+-- Instants are text 'YYYY-MM-DD HH:MM:SS.ffffff' in UTC. Long texts stand last in a row: SQLite
+-- walks over what comes before the column that it wants.
+
+CREATE TABLE {prefix}jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'claimed', 'running', 'completed', 'failed', 'canceled')),
+    -- 1: waiting and due. 0: waiting for its time. NULL: not waiting.
+    ready INTEGER CHECK (ready IN (0, 1)),
+    priority INTEGER NOT NULL,
+    available_at TEXT NOT NULL,
+    attempt INTEGER NOT NULL CHECK (attempt >= 0),
+    max_attempts INTEGER NOT NULL,
+    timeout_ms INTEGER,
+    kill_grace_ms INTEGER,
+    backoff TEXT NOT NULL,
+    retry_delay_ms INTEGER NOT NULL,
+    isolated INTEGER NOT NULL CHECK (isolated IN (0, 1)),
+    engine TEXT,
+    lease TEXT,
+    inserted_at TEXT NOT NULL,
+    claimed_at TEXT,
+    started_at TEXT,
+    finished_at TEXT,
+    cancel_requested_at TEXT,
+    interrupts INTEGER NOT NULL,
+    crashes INTEGER NOT NULL,
+    snoozes INTEGER NOT NULL,
+    unique_lock TEXT,
+    tags TEXT,
+    progress TEXT,
+    meta TEXT,
+    args TEXT NOT NULL,
+    errors TEXT,
+    result TEXT,
+    CHECK ((state = 'waiting') = (ready IS NOT NULL))
+);
+
+-- No index names state, a running job's times, lease or result: what happens to a job between its
+-- claim and its end touches no index.
+CREATE INDEX {prefix}jobs_claim ON {prefix}jobs (queue, priority DESC, available_at, id) WHERE ready = 1;
+CREATE INDEX {prefix}jobs_due ON {prefix}jobs (available_at) WHERE ready = 0;
+CREATE INDEX {prefix}jobs_cancel ON {prefix}jobs (engine) WHERE cancel_requested_at IS NOT NULL;
+CREATE UNIQUE INDEX {prefix}jobs_unique ON {prefix}jobs (unique_lock) WHERE unique_lock IS NOT NULL;
+
+CREATE TABLE {prefix}queues (
+    name TEXT NOT NULL PRIMARY KEY,
+    priority INTEGER NOT NULL,
+    concurrency INTEGER NOT NULL CHECK (concurrency >= 1),
+    paused INTEGER NOT NULL CHECK (paused IN (0, 1)),
+    updated_at TEXT NOT NULL
+);
+
+CREATE TABLE {prefix}engines (
+    id TEXT NOT NULL PRIMARY KEY,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    version TEXT NOT NULL,
+    queues TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    heartbeat_at TEXT NOT NULL,
+    beat INTEGER NOT NULL
+);

@@ -1,0 +1,472 @@
+"""THE STORE. What is the same in every SQL dialect, written once.
+
+A statement is either the same everywhere and stands here, or it differs: then it is abstract here
+and written in every dialect module, in the same order. Nothing is overridden. Parameters are
+`:name`; statements are made of our own words and the checked prefix, never of what users typed.
+"""
+# ruff: noqa: S608 -- what is not a parameter comes from this package
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
+from typing import Any, ClassVar
+
+from sidequest.backends import filters, migrations
+from sidequest.backends.base import Backend, Bucket, EngineRecord, JobFilter, Look, MigrationStatus, QueueLook
+from sidequest.backends.changes import Group, groups
+from sidequest.backends.rows import (
+    CLAIMED,
+    ENGINE,
+    EPOCH,
+    MICROSECOND,
+    QUEUE,
+    RECORD,
+    claimed_job,
+    engine_record,
+    insert_row,
+    job_record,
+    queue_record,
+    queue_row,
+)
+from sidequest.backends.session import NO_VALUES, Row, Session, T, Values, Work, persist, to_the_end, transaction
+from sidequest.config import DatabaseURL
+from sidequest.errors import SchemaMismatch, SidequestError
+from sidequest.jobs.queue import QueueRecord
+from sidequest.jobs.record import ClaimedJob, JobEnd, JobRecord, NewJob
+from sidequest.jobs.states import State
+from sidequest.jobs.transitions import Change
+
+FINAL_STATES = "('completed', 'failed', 'canceled')"
+HELD_STATES = "('claimed', 'running')"
+CHUNK = 10_000
+"""Ids in one statement: one that names a million would hold up everybody else."""
+
+
+class SqlBackend(Backend):
+    """A backend whose tables are spoken to in SQL."""
+
+    READY: ClassVar[str]
+    """The condition that a job is waiting and due, literally as the claim index has it."""
+    NOT_YET: ClassVar[str]
+    """The condition that a job is waiting for its time, literally as the due index has it."""
+    LOCK_ROWS: ClassVar[str]
+    """What a SELECT ends with so that nobody changes its rows before the transaction ends."""
+    STEPS_TABLE: ClassVar[str]
+    """Creates the table of applied schema steps unless it is there."""
+    STEP_APPLIED: ClassVar[str]
+    """Notes one schema step as applied now, for schemas that are applied by hand."""
+
+    def __init__(self, url: DatabaseURL, role: str, patience: timedelta) -> None:
+        super().__init__(url, role)
+        self.jobs = f"{url.prefix}jobs"
+        self.queues = f"{url.prefix}queues"
+        self.engines = f"{url.prefix}engines"
+        self.patience = patience
+        self._known_queues: set[str] = set()
+
+    # What each dialect says in its own way
+
+    @abstractmethod
+    def shown_url(self) -> str:
+        """The URL for messages: no password in it."""
+
+    @abstractmethod
+    def writer(self) -> AbstractAsyncContextManager[Session]:
+        """A connection to write with, ours until the block ends. Raises BackendUnavailable."""
+
+    @abstractmethod
+    def reader(self) -> AbstractAsyncContextManager[Session]:
+        """A connection for one statement that reads. Raises BackendUnavailable."""
+
+    @abstractmethod
+    def to_column(self, instant: datetime) -> Any:
+        """The instant as a column holds it: microseconds kept, and in its order."""
+
+    @abstractmethod
+    def from_column(self, value: Any) -> datetime:
+        """The aware instant, in UTC, that a column holds."""
+
+    @abstractmethod
+    async def lock_schema(self, session: Session) -> None:
+        """Nobody else migrates until this transaction ends."""
+
+    @abstractmethod
+    async def table_exists(self, session: Session, table: str) -> bool: ...
+
+    @abstractmethod
+    async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
+        """Insert the rows, each with the columns `rows.INSERTED`; their ids, in order."""
+
+    @abstractmethod
+    async def insert_queue(self, session: Session, row: Values) -> bool:
+        """Create the queue; False, without an error, when its name exists."""
+
+    @abstractmethod
+    async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
+        """Write changes of one shape where their fence holds; exactly the ids of the others.
+
+        A single change is one statement: it may come without a transaction around it.
+        """
+
+    @abstractmethod
+    def among(self, ids: Sequence[int]) -> tuple[str, Values]:
+        """The condition that a job's id is one of these, and its parameters."""
+
+    @abstractmethod
+    def contains(self, column: str, parameter: str) -> str:
+        """The condition that the column contains that parameter's text, whatever the ASCII case."""
+
+    @abstractmethod
+    def has_tag(self) -> str:
+        """The condition that the job has the tag of the parameter `:tag`."""
+
+    @abstractmethod
+    def bucket(self, column: str) -> str:
+        """How many whole `:width_us` after `:start_us` (microseconds since 1970) the column's instant is."""
+
+    # How work is done
+
+    async def transact(self, work: Work[T]) -> T:
+        """Do the work in one transaction, also when the caller is cancelled; again after a conflict."""
+        async with self.writer() as session:
+            return await to_the_end(persist(lambda: transaction(session, work), self.patience))
+
+    async def autocommit(self, work: Work[T]) -> T:
+        """Do the work, which is one statement, without the cost of a transaction around it."""
+        async with self.writer() as session:
+            return await to_the_end(persist(lambda: work(session), self.patience))
+
+    async def read(self, work: Work[T]) -> T:
+        """Do the work, which only reads; each of its statements sees what is committed by then."""
+        async with self.reader() as session:
+            return await persist(lambda: work(session), self.patience)
+
+    async def fetch(self, statement: str, values: Values = NO_VALUES) -> Sequence[Row]:
+        return await self.read(lambda session: session.fetch(statement, values))
+
+    async def execute(self, statement: str, values: Values) -> int:
+        return await self.autocommit(lambda session: session.execute(statement, values))
+
+    # The schema
+
+    async def migrate(self) -> Sequence[str]:
+        seen = await self.migration_status()
+        if not seen.pending and not seen.unknown:
+            return ()
+        names: list[str] = []
+        while name := await self.transact(self._apply_next_step):
+            names.append(name)
+        return names
+
+    async def _apply_next_step(self, session: Session) -> str | None:
+        await self.lock_schema(session)
+        await session.execute(self.STEPS_TABLE.replace("{prefix}", self.url.prefix))
+        seen = await self._read_status(session)
+        self._refuse_newer(seen)
+        steps = [step for step in migrations.steps(self.dialect) if step.name in seen.pending]
+        if not steps:
+            return None
+        try:
+            for statement in steps[0].statements(self.url.prefix):
+                await session.execute(statement)
+        except SidequestError as error:
+            error.add_note(f"in schema step {steps[0].name} of {self.shown_url()}")
+            raise
+        note = f"INSERT INTO {self.url.prefix}migrations (name, applied_at) VALUES (:name, :now)"
+        await session.execute(note, {"name": steps[0].name, "now": self.to_column(self.now())})
+        return steps[0].name
+
+    async def migration_status(self) -> MigrationStatus:
+        return await self.read(self._read_status)
+
+    async def _read_status(self, session: Session) -> MigrationStatus:
+        known = migrations.steps(self.dialect)
+        if not await self.table_exists(session, f"{self.url.prefix}migrations"):
+            return migrations.status(known, ())
+        rows = await session.fetch(f"SELECT name FROM {self.url.prefix}migrations")
+        return migrations.status(known, {name for (name,) in rows})
+
+    def migration_sql(self) -> str:
+        parts = [f"{self.STEPS_TABLE};"]
+        for step in migrations.steps(self.dialect):
+            parts += [f"-- {step.name}", step.text.strip(), f"{self.STEP_APPLIED.replace('{step}', step.name)};"]
+        return "\n\n".join(parts).replace("{prefix}", self.url.prefix) + "\n"
+
+    async def check_schema(self) -> None:
+        seen = await self.migration_status()
+        self._refuse_newer(seen)
+        if seen.pending:
+            what = "are older than this Sidequest" if seen.applied else "do not exist yet"
+            raise SchemaMismatch(f"the tables in {self.shown_url()} {what}; run: sidequest migrate up --url {self.shown_url()}")
+
+    def _refuse_newer(self, seen: MigrationStatus) -> None:
+        if seen.unknown:
+            raise SchemaMismatch(
+                f"the tables in {self.shown_url()} were made by a newer Sidequest (step {', '.join(seen.unknown)}); "
+                f"upgrade the sidequest package of this process"
+            )
+
+    # Enqueueing
+
+    async def insert(self, jobs: Sequence[NewJob], queue_defaults: QueueRecord) -> Sequence[int]:
+        if not jobs:
+            return ()
+        now = self.now()
+        rows = [insert_row(job, now, self.to_column) for job in jobs]
+        fresh = sorted({job.queue for job in jobs} - self._known_queues)
+        queues = [queue_row(QueueRecord(name, *_settings(queue_defaults)), now, self.to_column) for name in fresh]
+        run = self.transact if queues or len(rows) > 1 else self.autocommit
+        ids = await run(partial(self._insert_all, queues=queues, rows=rows))
+        self._known_queues.update(fresh)
+        return ids
+
+    async def _insert_all(self, session: Session, queues: Sequence[Values], rows: Sequence[Values]) -> Sequence[int]:
+        for queue in queues:
+            await self.insert_queue(session, queue)
+        return await self.insert_jobs(session, rows)
+
+    # An engine's work: every write is fenced
+
+    async def look(self) -> Look:
+        rows = await self.fetch(
+            f"SELECT {QUEUE}, EXISTS(SELECT 1 FROM {self.jobs} WHERE {self.READY} AND queue = q.name), "
+            f"(SELECT min(available_at) FROM {self.jobs} WHERE {self.NOT_YET}) "
+            f"FROM {self.queues} q ORDER BY priority DESC, name"
+        )
+        due = None if not rows or rows[0][5] is None else self.from_column(rows[0][5]) - self.now()
+        return Look([QueueLook(queue_record(row), bool(row[4])) for row in rows], due)
+
+    async def apply(self, changes: Sequence[Change]) -> frozenset[int]:
+        if not changes:
+            return frozenset()
+        by_shape = groups(changes)
+        run = self.transact if len(changes) > 1 else self.autocommit
+        return await run(lambda session: self._write_all(session, by_shape, self.now()))
+
+    async def _write_all(self, session: Session, by_shape: Sequence[Group], now: datetime) -> frozenset[int]:
+        refused: set[int] = set()
+        for group in by_shape:
+            refused.update(await self.write_group(session, group, now))
+        return frozenset(refused)
+
+    async def save_progress(self, reports: Sequence[tuple[int, str, str]]) -> None:
+        if not reports:
+            return
+        statement = f"UPDATE {self.jobs} SET progress = :text WHERE id = :id AND lease = :lease AND state IN {HELD_STATES}"
+        rows = [{"id": id, "lease": lease, "text": text} for id, lease, text in reports]
+        await self.transact(lambda session: session.execute_many(statement, rows))
+
+    async def cancel_requests(self, engine: str) -> Sequence[int]:
+        rows = await self.fetch(
+            f"SELECT id FROM {self.jobs} WHERE engine = :engine AND cancel_requested_at IS NOT NULL "
+            f"AND state IN {HELD_STATES} ORDER BY id",
+            {"engine": engine},
+        )
+        return [id for (id,) in rows]
+
+    # Engines
+
+    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str) -> None:
+        values = {"id": id, "host": host, "pid": pid, "version": version, "queues": queues, "now": self.to_column(self.now())}
+        await self.transact(partial(self._register_engine, values=values))
+
+    async def _register_engine(self, session: Session, values: Values) -> None:
+        await session.execute(f"DELETE FROM {self.engines} WHERE id = :id", {"id": values["id"]})
+        await session.execute(
+            f"INSERT INTO {self.engines} ({ENGINE}) VALUES (:id, :host, :pid, :version, :queues, :now, :now, 0)", values
+        )
+
+    async def beat(self, id: str) -> bool:
+        statement = f"UPDATE {self.engines} SET beat = beat + 1, heartbeat_at = :now WHERE id = :id"
+        return await self.execute(statement, {"id": id, "now": self.to_column(self.now())}) == 1
+
+    async def list_engines(self) -> Sequence[EngineRecord]:
+        rows = await self.fetch(f"SELECT {ENGINE} FROM {self.engines} ORDER BY started_at, id")
+        return [engine_record(row, self.from_column) for row in rows]
+
+    async def forget_engine(self, id: str) -> None:
+        await self.execute(f"DELETE FROM {self.engines} WHERE id = :id", {"id": id})
+
+    async def held_by(self, engine: str, limit: int) -> Sequence[ClaimedJob]:
+        rows = await self.fetch(
+            f"SELECT {CLAIMED} FROM {self.jobs} WHERE engine = :engine AND state IN {HELD_STATES} ORDER BY id LIMIT :limit",
+            {"engine": engine, "limit": limit},
+        )
+        return [claimed_job(row, self.from_column) for row in rows]
+
+    # Reading
+
+    async def get(self, id: int) -> JobRecord | None:
+        found = await self._records("WHERE id = :id", {"id": id})
+        return found[0] if found else None
+
+    async def get_many(self, ids: Iterable[int]) -> Sequence[JobRecord]:
+        found: list[JobRecord] = []
+        for chunk in _chunks(ids):
+            condition, values = self.among(chunk)
+            found += await self._records(f"WHERE {condition} ORDER BY id", values)
+        return found
+
+    async def ends(self, ids: Iterable[int]) -> tuple[Sequence[JobEnd], frozenset[int]]:
+        ended: list[JobEnd] = []
+        missing: set[int] = set()
+        for chunk in _chunks(ids):
+            condition, values = self.among(chunk)
+            rows = await self.fetch(
+                f"SELECT id, name, state, CASE WHEN state IN {FINAL_STATES} THEN result END, "
+                f"CASE WHEN state IN {FINAL_STATES} THEN errors END FROM {self.jobs} WHERE {condition} ORDER BY id",
+                values,
+            )
+            missing.update(chunk)
+            missing.difference_update(row[0] for row in rows)
+            found = (JobEnd(id, name, State(state), result, errors) for id, name, state, result, errors in rows)
+            ended += [end for end in found if end.state.final]
+        return ended, frozenset(missing)
+
+    async def list_jobs(self, which: JobFilter, limit: int, before: int | None = None) -> Sequence[JobRecord]:
+        clause, values = self._where(which)
+        if before is not None:
+            clause = f"{clause} AND id < :before" if clause else "WHERE id < :before"
+            values["before"] = before
+        values["limit"] = limit
+        return await self._records(f"{clause} ORDER BY id DESC LIMIT :limit", values)
+
+    async def list_after(self, id: int, queue: str | None, limit: int) -> Sequence[JobRecord]:
+        in_queue = "" if queue is None else " AND queue = :queue"
+        values = {"id": id, "limit": limit} | ({} if queue is None else {"queue": queue})
+        return await self._records(f"WHERE id > :id{in_queue} ORDER BY id LIMIT :limit", values)
+
+    async def last_id(self) -> int:
+        rows = await self.fetch(f"SELECT max(id) FROM {self.jobs}")
+        return rows[0][0] or 0
+
+    async def count(self, which: JobFilter) -> Mapping[State, int]:
+        clause, values = self._where(which)
+        rows = await self.fetch(f"SELECT state, count(*) FROM {self.jobs} {clause} GROUP BY state", values)
+        found = {State(state): number for state, number in rows}
+        return {state: found.get(state, 0) for state in State}
+
+    async def count_over_time(self, start: datetime, width: timedelta, buckets: int, queue: str | None) -> Sequence[Bucket]:
+        values = {
+            "start": self.to_column(start),
+            "stop": self.to_column(start + width * buckets),
+            "start_us": (start - EPOCH) // MICROSECOND,
+            "width_us": width // MICROSECOND,
+        } | ({} if queue is None else {"queue": queue})
+        in_queue = "" if queue is None else " AND queue = :queue"
+        rows = await self.fetch(
+            f"SELECT {self.bucket('inserted_at')}, 'enqueued', count(*) FROM {self.jobs} "
+            f"WHERE inserted_at >= :start AND inserted_at < :stop{in_queue} GROUP BY 1 "
+            f"UNION ALL SELECT {self.bucket('finished_at')}, state, count(*) FROM {self.jobs} "
+            f"WHERE finished_at >= :start AND finished_at < :stop AND state IN {FINAL_STATES}{in_queue} GROUP BY 1, 2",
+            values,
+        )
+        found: dict[tuple[int, str], int] = {(int(number), what): jobs for number, what, jobs in rows}
+        kinds = ("enqueued", "completed", "failed", "canceled")
+        return [Bucket(start + width * n, *(found.get((n, kind), 0) for kind in kinds)) for n in range(buckets)]
+
+    def _where(self, which: JobFilter) -> tuple[str, dict[str, Any]]:
+        return filters.where(which, self.to_column, self.contains, self.has_tag())
+
+    async def _records(self, rest: str, values: Values) -> Sequence[JobRecord]:
+        rows = await self.fetch(f"SELECT {RECORD} FROM {self.jobs} {rest}", values)
+        return [job_record(row, self.from_column) for row in rows]
+
+    # Cleaning up
+
+    async def delete(self, ids: Iterable[int]) -> frozenset[int]:
+        chunks = list(_chunks(ids))
+        if not chunks:
+            return frozenset()
+        return await self.transact(lambda session: self._delete_all(session, chunks))
+
+    async def _delete_all(self, session: Session, chunks: Sequence[Sequence[int]]) -> frozenset[int]:
+        deleted: set[int] = set()
+        for chunk in chunks:
+            condition, values = self.among(chunk)
+            free = f"SELECT id FROM {self.jobs} WHERE {condition} AND state NOT IN {HELD_STATES}{self.LOCK_ROWS}"
+            found = [id for (id,) in await session.fetch(free, values)]
+            condition, values = self.among(found)
+            await session.execute(f"DELETE FROM {self.jobs} WHERE {condition}", values)
+            deleted.update(found)
+        return frozenset(deleted)
+
+    async def delete_finished(
+        self, completed_before: datetime, failed_before: datetime, after: int, window: int
+    ) -> tuple[int, int | None]:
+        cutoffs = {"completed_before": self.to_column(completed_before), "failed_before": self.to_column(failed_before)}
+        old = (
+            "(state IN ('completed', 'canceled') AND finished_at < :completed_before "
+            "OR state = 'failed' AND finished_at < :failed_before)"
+        )
+        ((last, rows, oldest, found),) = await self.fetch(
+            f"SELECT max(id), count(*), min(inserted_at), sum(CASE WHEN {old} THEN 1 ELSE 0 END) "
+            f"FROM (SELECT id, inserted_at, state, finished_at FROM {self.jobs} "
+            f"WHERE id > :after ORDER BY id LIMIT :window) w",
+            {**cutoffs, "after": after, "window": window},
+        )
+        deleted = 0
+        if found:
+            statement = f"DELETE FROM {self.jobs} WHERE id > :after AND id <= :last AND {old}"
+            deleted = await self.execute(statement, {**cutoffs, "after": after, "last": last})
+        # Ids rise with inserted_at, and nothing finishes before it came.
+        over = rows < window or self.from_column(oldest) >= max(completed_before, failed_before)
+        return deleted, None if over else last
+
+    # Queues
+
+    async def list_queues(self) -> Sequence[QueueRecord]:
+        rows = await self.fetch(f"SELECT {QUEUE} FROM {self.queues} ORDER BY priority DESC, name")
+        return [queue_record(row) for row in rows]
+
+    async def get_queue(self, name: str) -> QueueRecord | None:
+        rows = await self.fetch(f"SELECT {QUEUE} FROM {self.queues} WHERE name = :name", {"name": name})
+        return queue_record(rows[0]) if rows else None
+
+    async def create_queue(self, queue: QueueRecord) -> bool:
+        row = queue_row(queue, self.now(), self.to_column)
+        return await self.autocommit(lambda session: self.insert_queue(session, row))
+
+    async def update_queue(
+        self, name: str, *, concurrency: int | None = None, priority: int | None = None, paused: bool | None = None
+    ) -> QueueRecord | None:
+        given = {"concurrency": concurrency, "priority": priority, "paused": paused}
+        wanted = {column: value for column, value in given.items() if value is not None}
+        if not wanted:
+            return await self.get_queue(name)
+        values = {**wanted, "name": name, "updated_at": self.to_column(self.now())}
+        return await self.transact(lambda session: self._update_queue(session, (*wanted, "updated_at"), values))
+
+    async def _update_queue(self, session: Session, columns: Iterable[str], values: Values) -> QueueRecord | None:
+        sets = ", ".join(f"{column} = :{column}" for column in columns)
+        await session.execute(f"UPDATE {self.queues} SET {sets} WHERE name = :name", values)
+        rows = await session.fetch(f"SELECT {QUEUE} FROM {self.queues} WHERE name = :name", {"name": values["name"]})
+        return queue_record(rows[0]) if rows else None
+
+    async def save_queues(self, queues: Iterable[QueueRecord]) -> None:
+        rows = [queue_row(queue, self.now(), self.to_column) for queue in queues]
+        if rows:
+            await self.transact(partial(self._save_queues, rows=rows))
+
+    async def _save_queues(self, session: Session, rows: Sequence[Values]) -> None:
+        for row in rows:
+            if not await self.insert_queue(session, row):
+                await self._update_queue(session, ("concurrency", "priority", "paused", "updated_at"), row)
+
+    async def purge_queue(self, name: str) -> int:
+        return await self.execute(f"DELETE FROM {self.jobs} WHERE queue = :queue AND state = 'waiting'", {"queue": name})
+
+
+def _chunks(ids: Iterable[int]) -> Iterator[Sequence[int]]:
+    ordered = iter(sorted(set(ids)))
+    while chunk := list(islice(ordered, CHUNK)):
+        yield chunk
+
+
+def _settings(queue: QueueRecord) -> tuple[int, int, bool]:
+    return queue.concurrency, queue.priority, queue.paused

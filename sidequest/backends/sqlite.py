@@ -1,0 +1,265 @@
+"""THE STORE, on SQLite: a file on this host, by way of aiosqlite.
+
+One connection writes, one transaction at a time; another one reads beside it (WAL). Every
+transaction begins IMMEDIATE: one that upgrades from reading fails at once, whatever the timeout.
+Time is the host's, because all who share the file are on one host.
+"""
+# ruff: noqa: S608 -- what is not a parameter comes from this package
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+from sidequest import clock as clocks
+from sidequest.backends.changes import Group, assignments, guard, values
+from sidequest.backends.rows import CLAIMED, INSERTED, claimed_job
+from sidequest.backends.session import Row, Session, Values, persist, to_the_end
+from sidequest.backends.sql import SqlBackend
+from sidequest.backends.sqlite_session import SqliteSession, connect
+from sidequest.config import DatabaseURL
+from sidequest.errors import BackendUnavailable, ConfigError
+from sidequest.jobs import checks
+from sidequest.jobs.record import ClaimedJob
+
+OLDEST = (3, 35)
+"""RETURNING came with 3.35."""
+OPTIONS = ("busy_timeout", "prefix", "synchronous")
+BUSY_TIMEOUT = timedelta(seconds=5)
+SYNCHRONOUS = {"app": "full", "engine": "normal"}
+"""An enqueue is a promise and survives a power cut; what an engine wrote may be done again."""
+
+
+class SqliteBackend(SqlBackend):
+    """`sqlite:///file.db`, with `?busy_timeout=` (seconds) and `?synchronous=full|normal`."""
+
+    dialect: ClassVar[str] = "sqlite"
+    READY: ClassVar[str] = "ready = 1"
+    NOT_YET: ClassVar[str] = "ready = 0"
+    LOCK_ROWS: ClassVar[str] = ""
+    STEPS_TABLE: ClassVar[str] = (
+        "CREATE TABLE IF NOT EXISTS {prefix}migrations (name TEXT NOT NULL PRIMARY KEY, applied_at TEXT NOT NULL)"
+    )
+    STEP_APPLIED: ClassVar[str] = (
+        "INSERT INTO {prefix}migrations (name, applied_at) VALUES ('{step}', strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
+    )
+
+    def __init__(self, url: DatabaseURL, role: str = "app", *, clock: Callable[[], datetime] = clocks.utc_now) -> None:
+        _refuse_unknown(url.options)
+        super().__init__(url, role, _busy_timeout(url.options))
+        self._synchronous = _synchronous(url.options, role)
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._writer: SqliteSession | None = None
+        self._reader: SqliteSession | None = None
+
+    # Opening
+
+    async def open(self) -> None:
+        if sqlite3.sqlite_version_info < OLDEST:
+            raise ConfigError(f"SQLite 3.35 or newer is needed; this Python has {sqlite3.sqlite_version}")
+        try:
+            await to_the_end(self._open())
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open(self) -> None:
+        path, timeout = self.url.target, self.patience.total_seconds()
+        async with self._turn:
+            if self._writer is None:
+                self._writer = await connect(path, timeout)
+                await persist(self._prepare_writer, self.patience)
+            if self._reader is None:
+                self._reader = await connect(path, timeout)
+                await persist(self._prepare_reader, self.patience)
+
+    async def _prepare_writer(self) -> None:
+        assert self._writer is not None
+        ((mode,),) = await self._writer.opening("PRAGMA journal_mode = WAL")
+        if mode != "wal":
+            raise ConfigError(f"{self.shown_url()}: SQLite cannot keep a write-ahead log there (journal mode is {mode!r})")
+        await self._writer.opening(f"PRAGMA synchronous = {self._synchronous}")
+        await self._writer.probe()
+
+    async def _prepare_reader(self) -> None:
+        assert self._reader is not None
+        await self._reader.opening("PRAGMA query_only = 1")
+
+    async def close(self) -> None:
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
+        async with self._turn:
+            reader, writer = self._reader, self._writer
+            self._reader = self._writer = None
+            try:
+                if reader is not None:
+                    await reader.close()
+            finally:
+                if writer is not None:
+                    await writer.close()
+
+    def now(self) -> datetime:
+        return self._clock()
+
+    # What each dialect says in its own way
+
+    def shown_url(self) -> str:
+        prefix = "" if self.url.prefix == "sidequest_" else f"?prefix={self.url.prefix}"
+        return f"sqlite:///{self.url.target}{prefix}"
+
+    def writer(self) -> AbstractAsyncContextManager[Session]:
+        return self._writing()
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncGenerator[Session, None]:
+        async with self._turn:
+            yield self._opened(self._writer)
+
+    def reader(self) -> AbstractAsyncContextManager[Session]:
+        return self._reading()
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncGenerator[Session, None]:
+        yield self._opened(self._reader)
+
+    def _opened(self, session: SqliteSession | None) -> SqliteSession:
+        if session is None:
+            raise BackendUnavailable(f"{self.shown_url()} is not open")
+        return session
+
+    def to_column(self, instant: datetime) -> str:
+        return instant.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+    def from_column(self, value: Any) -> datetime:
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+
+    async def lock_schema(self, session: Session) -> None:
+        """BEGIN IMMEDIATE has locked everybody out."""
+
+    async def table_exists(self, session: Session, table: str) -> bool:
+        found = await session.fetch("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name", {"name": table})
+        return bool(found)
+
+    async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
+        insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}) VALUES ({', '.join(f':{name}' for name in INSERTED)})"
+        if len(rows) == 1:
+            ((id,),) = await session.fetch(f"{insert} RETURNING id", rows[0])
+            return (id,)
+        await session.execute_many(insert, rows)
+        ((last,),) = await session.fetch("SELECT last_insert_rowid()")
+        return range(last - len(rows) + 1, last + 1)  # AUTOINCREMENT leaves no gaps while we hold the write lock
+
+    async def insert_queue(self, session: Session, row: Values) -> bool:
+        columns = ", ".join(row)
+        parameters = ", ".join(f":{column}" for column in row)
+        statement = f"INSERT INTO {self.queues} ({columns}) VALUES ({parameters}) ON CONFLICT (name) DO NOTHING"
+        return await session.execute(statement, row) == 1
+
+    async def promote(self, limit: int) -> int:
+        return await self.execute(
+            f"UPDATE {self.jobs} SET ready = 1 WHERE id IN (SELECT id FROM {self.jobs} "
+            f"WHERE ready = 0 AND available_at <= :now ORDER BY available_at, id LIMIT :limit)",
+            {"now": self.to_column(self.now()), "limit": limit},
+        )
+
+    async def claim(self, engine: str, lease: str, rooms: Mapping[str, int]) -> Sequence[ClaimedJob]:
+        now = self.to_column(self.now())
+        orders = [
+            {"engine": engine, "lease": lease, "now": now, "queue": queue, "room": room}
+            for queue, room in rooms.items()
+            if room > 0
+        ]
+        if not orders:
+            return ()
+        run = self.autocommit if len(orders) == 1 else self.transact
+        rows = await run(lambda session: self._claim_all(session, orders))
+        return [claimed_job(row, self.from_column) for row in rows]
+
+    async def _claim_all(self, session: Session, orders: Iterable[Values]) -> Sequence[Row]:
+        statement = (
+            f"UPDATE {self.jobs} SET state = 'claimed', ready = NULL, attempt = attempt + 1, engine = :engine, "
+            f"lease = :lease, claimed_at = :now, started_at = NULL, progress = NULL WHERE id IN "
+            f"(SELECT id FROM {self.jobs} WHERE ready = 1 AND queue = :queue "
+            f"ORDER BY priority DESC, available_at, id LIMIT :room) RETURNING {CLAIMED}, priority, available_at"
+        )
+        claimed: list[Row] = []
+        for order in orders:
+            claimed += sorted(await session.fetch(statement, order), key=_claim_order)  # RETURNING keeps no order
+        return claimed
+
+    async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
+        shape, members = group
+        update = f"UPDATE {self.jobs} SET {assignments(shape)} WHERE id = :the_id AND lease IS :the_lease AND {guard(shape)}"
+        rows = [values(change, now, self.to_column) for change in members]
+        if len(rows) == 1:
+            return () if await session.execute(update, rows[0]) else (members[0].id,)
+        await session.execute("SAVEPOINT grouped")
+        if await session.execute_many(update, rows) == len(rows):
+            return ()
+        await session.execute("ROLLBACK TO grouped")
+        holding = await self._holding(session, group)
+        await session.execute_many(update, [row for row in rows if row["the_id"] in holding])
+        return [change.id for change in members if change.id not in holding]
+
+    async def _holding(self, session: Session, group: Group) -> frozenset[int]:
+        """The ids whose fence holds; it stays so while we have the write lock."""
+        shape, members = group
+        found = await session.fetch(
+            f"SELECT job.id FROM json_each(:fences) f CROSS JOIN {self.jobs} job ON job.id = json_extract(f.value, '$[0]') "
+            f"WHERE lease IS json_extract(f.value, '$[1]') AND {guard(shape)}",
+            {"fences": json.dumps([(change.id, change.lease) for change in members])},
+        )
+        return frozenset(id for (id,) in found)
+
+    def among(self, ids: Sequence[int]) -> tuple[str, Values]:
+        return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(ids)}
+
+    def contains(self, column: str, parameter: str) -> str:
+        return f"instr(lower({column}), lower(:{parameter})) > 0"  # LIKE refuses patterns of more than 50 000 bytes
+
+    def has_tag(self) -> str:
+        return "EXISTS(SELECT 1 FROM json_each(tags) WHERE value = :tag)"
+
+    def bucket(self, column: str) -> str:
+        # The fraction is taken apart: strftime rounds it in some versions.
+        seconds = f"CAST(strftime('%s', substr({column}, 1, 19)) AS INTEGER)"
+        return f"({seconds} * 1000000 + CAST(substr({column}, 21) AS INTEGER) - :start_us) / :width_us"
+
+
+def _claim_order(row: Row) -> tuple[int, str, int]:
+    *_, priority, available_at = row
+    return -priority, available_at, row[0]
+
+
+def _refuse_unknown(options: Mapping[str, str]) -> None:
+    for name in options:
+        if name not in OPTIONS:
+            hint = checks.nearest(name, OPTIONS) or f"; there are {', '.join(OPTIONS)}"
+            raise ConfigError(f"url: {name!r} is not an option of sqlite URLs{hint}")
+
+
+def _busy_timeout(options: Mapping[str, str]) -> timedelta:
+    text = options.get("busy_timeout")
+    if text is None:
+        return BUSY_TIMEOUT
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:  # also refuses nan
+        raise ConfigError(f"url: busy_timeout must be a number of seconds between 0 and 3600, not {text!r}")
+    return timedelta(seconds=seconds)
+
+
+def _synchronous(options: Mapping[str, str], role: str) -> str:
+    mode = options.get("synchronous", SYNCHRONOUS.get(role, "full"))
+    if mode not in SYNCHRONOUS.values():
+        raise ConfigError(f"url: synchronous must be 'full' or 'normal', not {mode!r}")
+    return mode

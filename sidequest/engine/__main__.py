@@ -1,0 +1,176 @@
+"""ENGINE PROCESS ⇄ app. `python -m sidequest.engine`: orders on stdin, events on stdout.
+
+The end of stdin means that the app is gone: drain and end. stdout carries frames only, so what
+anybody prints here goes to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+from sidequest.backends import make_backend
+from sidequest.config import Settings
+from sidequest.engine.engine import Engine, Orders
+from sidequest.engine.worker_process import WorkerProcess
+from sidequest.jobs.naming import Script
+from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json, read_json
+
+logger = logging.getLogger(__name__)
+ORPHAN_GRACE = 10.0
+"""Seconds that running jobs get at most when the app is gone."""
+UNREAD = 1024 * 1024
+"""Bytes that the app has not read, from which on it is told no more: it looks for itself."""
+
+
+class AppPipe(asyncio.Protocol):
+    """The app's end of the pipe, as the engine sees it."""
+
+    def __init__(self, out: asyncio.WriteTransport) -> None:
+        self.started: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.engine: Engine | None = None
+        self.grace = ORPHAN_GRACE
+        self._out = out
+        self._splitter = Splitter()
+        self._watched: set[int] = set()
+
+    def send(self, kind: Kind, content: object) -> None:
+        """Tell the app. Never waits for it: an app that does not read must not stop the engine."""
+        if self._out.get_write_buffer_size() > UNREAD or self._out.is_closing():
+            return
+        self._out.write(pack_json(kind, content))
+
+    async def flushed(self) -> None:
+        """Return when the app has read everything, or has had a second to do so."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while self._out.get_write_buffer_size() and not self._out.is_closing():
+                    await asyncio.sleep(0.005)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for kind, payload in self._splitter.feed(data):
+                self._handle(kind, payload)
+        except BrokenFrame as error:
+            logger.error("the app sent what is no frame: %s", error)
+            self.connection_lost(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.started.done():
+            self.started.cancel()
+        if self.engine is not None:
+            self.engine.stop(self.grace)
+
+    def _handle(self, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.START:
+            self.started.set_result(read_json(payload))
+            return
+        if kind is Kind.PING:
+            self.send(Kind.PONG, None)
+            return
+        engine = self.engine
+        if engine is None:
+            return
+        match kind:
+            case Kind.WAKE:
+                engine.wake()
+            case Kind.CANCELS:
+                engine.look_for_cancels()
+            case Kind.WATCH:
+                ids = read_json(payload)
+                self._watched.update(ids)
+                self.jobs_ended(engine.recently_ended(ids))
+            case Kind.MODULES:
+                engine.learn(read_json(payload))
+            case Kind.STOP:
+                engine.stop(read_json(payload))
+            case _:
+                pass
+
+    def jobs_ended(self, ids: Sequence[int]) -> None:
+        seen = [id for id in ids if id in self._watched]
+        if seen:
+            self._watched.difference_update(seen)
+            self.send(Kind.ENDED, seen)
+
+    def workers_changed(self, pids: Sequence[int]) -> None:
+        self.send(Kind.WORKERS, list(pids))
+
+
+async def serve(orders_in: BinaryIO, events_out: BinaryIO) -> int:
+    """Wait for orders, run an engine, return the exit code."""
+    loop = asyncio.get_running_loop()
+    out, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, events_out)
+    pipe = AppPipe(out)
+    await loop.connect_read_pipe(lambda: pipe, orders_in)
+    try:
+        start = await pipe.started
+    except asyncio.CancelledError:
+        return 0  # the app went away before it said anything
+    try:
+        await _run(pipe, start)
+    except BaseException as error:
+        cause = next(iter(error.exceptions)) if isinstance(error, BaseExceptionGroup) else error
+        pipe.send(Kind.FAILED, {
+            "type": type(cause).__name__, "message": str(cause),
+            "trace": "".join(traceback.format_exception(cause)),
+        })  # fmt: skip
+        return 1
+    finally:
+        await pipe.flushed()
+    return 0
+
+
+async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
+    settings = Settings.from_json(start["settings"])
+    logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
+    sys.path[:] = start["path"]  # workers inherit it: they import what the app could import
+    pipe.grace = min(ORPHAN_GRACE, settings.shutdown_timeout.total_seconds())
+    script = Script(**start["script"]) if start["script"] else None
+    store = make_backend(settings.url, role="engine")
+    try:
+        await store.open()
+        await store.check_schema()
+        engine = Engine(Orders(settings, script, start["predecessor"]), store, WorkerProcess, pipe)
+        pipe.engine = engine
+        _drain_on_signals(engine)
+        await engine.run(lambda: pipe.send(Kind.READY, {"engine": engine.id, "pid": os.getpid()}))
+    finally:
+        await store.close()
+
+
+def _drain_on_signals(engine: Engine) -> None:
+    """systemd signals the whole group: the engine drains, a second signal hurries it."""
+    seen: list[int] = []
+
+    def handle() -> None:
+        engine.hurry() if seen else engine.stop()
+        seen.append(1)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle)
+
+
+def main() -> None:
+    orders_in = os.fdopen(os.dup(0), "rb", buffering=0)
+    events_out = os.fdopen(os.dup(1), "wb", buffering=0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    code = asyncio.run(serve(orders_in, events_out))
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)  # threads of executors and drivers have nothing left to say
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""ENGINE PROCESS. Learns which of its jobs somebody asked to cancel: one query a second, not one per job."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from sidequest.backends.base import Backend
+from sidequest.engine.lanes import Lanes
+from sidequest.errors import SidequestError
+from sidequest.wire.messages import StopReason
+
+logger = logging.getLogger(__name__)
+INTERVAL = 1.0
+
+
+class Cancellations:
+    """Looks while the engine holds jobs; at once when told that there is something to see."""
+
+    def __init__(self, engine_id: str, store: Backend, lanes: Lanes, any_held: Callable[[], bool]) -> None:
+        self._engine_id = engine_id
+        self._store = store
+        self._lanes = lanes
+        self._any_held = any_held
+        self._hint = asyncio.Event()
+
+    def look_now(self) -> None:
+        self._hint.set()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(INTERVAL):
+                    await self._hint.wait()
+            except TimeoutError:
+                pass
+            self._hint.clear()
+            if not self._any_held():
+                continue
+            try:
+                for id in await self._store.cancel_requests(self._engine_id):
+                    self._lanes.halt(id, StopReason.CANCEL)
+            except SidequestError as error:
+                logger.warning("cannot look for cancel requests: %s", error)

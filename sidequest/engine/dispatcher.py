@@ -1,0 +1,146 @@
+"""ENGINE PROCESS. Polls and claims: woken by an enqueue, a freed slot, the next due job, or the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from random import Random
+from uuid import uuid4
+
+from sidequest.backends.base import Backend
+from sidequest.clock import monotonic
+from sidequest.config import Settings
+from sidequest.engine.lanes import Lanes
+from sidequest.engine.queue_scheduler import QueueScheduler
+from sidequest.errors import SidequestError
+
+logger = logging.getLogger(__name__)
+PROMOTE = 1_000
+"""Jobs whose time has come that are made claimable in one statement."""
+SETTINGS_AGE = 0.5
+"""Seconds after which a busy dispatcher looks at the queues' settings again."""
+WOKEN_LOOK_AGE = 0.05
+IDLE_FACTOR = 10
+"""An idle dispatcher polls up to this many times slower."""
+TROUBLE_WAIT = 15.0
+
+
+class Dispatcher:
+    """Claims what the scheduler has room for, until `close`."""
+
+    def __init__(
+        self,
+        engine_id: str,
+        settings: Settings,
+        store: Backend,
+        scheduler: QueueScheduler,
+        lanes: Lanes,
+        gate_open: Callable[[], bool],
+        uncertain: Callable[[], None],
+    ) -> None:
+        self._engine_id = engine_id
+        self._store = store
+        self._scheduler = scheduler
+        self._lanes = lanes
+        self._gate_open = gate_open
+        self._uncertain = uncertain
+        self._interval = settings.polling_interval.total_seconds()
+        self._pause = self._interval
+        self._next_due: float | None = None
+        self._looked_at = 0.0
+        self._wake = asyncio.Event()
+        self._expecting = True
+        self._closed = False
+        self._chance = Random()
+
+    def wake(self) -> None:
+        """Somebody enqueued something."""
+        self._expecting = True
+        self._wake.set()
+
+    def room_freed(self) -> None:
+        """A slot is free, or may be."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Claim nothing more. `run` returns when a claim that is under way has come in."""
+        self._closed = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        trouble = 0.0
+        while not self._closed:
+            try:
+                busy = await self._round()
+                trouble = 0.0
+            except SidequestError as error:
+                trouble = min(TROUBLE_WAIT, max(self._interval, trouble * 2))
+                logger.warning("cannot claim jobs, trying again in %.1f s: %s", trouble, error)
+                busy = False
+            if not busy:
+                await self._rest(trouble)
+
+    async def _round(self) -> bool:
+        """One try to get work; whether another one may follow at once."""
+        if not self._gate_open():
+            return False
+        expecting, self._expecting = self._expecting, False
+        if expecting:
+            self._scheduler.expect_work()
+        claimed = await self._claim()
+        if self._must_look(expecting, claimed):
+            await self._look()
+            claimed += await self._claim()
+        if claimed:
+            self._pause = self._interval
+        return claimed > 0
+
+    def _must_look(self, expecting: bool, claimed: int) -> bool:
+        age = monotonic() - self._looked_at
+        if self._next_due is not None and monotonic() >= self._next_due:
+            return True
+        if expecting:
+            return not claimed or age > WOKEN_LOOK_AGE
+        return age > (SETTINGS_AGE if claimed else self._interval)
+
+    async def _look(self) -> None:
+        look = await self._store.look()
+        while look.next_due_in is not None and look.next_due_in.total_seconds() <= 0:
+            await self._store.promote(PROMOTE)
+            look = await self._store.look()
+        self._looked_at = monotonic()
+        self._scheduler.know(look.queues)
+        due = look.next_due_in
+        self._next_due = None if due is None else self._looked_at + due.total_seconds()
+
+    async def _claim(self) -> int:
+        rooms = self._scheduler.rooms(self._lanes.loads, self._lanes.slots)
+        if not rooms or self._closed:
+            return 0
+        try:
+            jobs = await self._store.claim(self._engine_id, uuid4().hex, rooms)
+        except SidequestError:
+            self._uncertain()  # it may have been applied all the same: the next heartbeat sorts it out
+            raise
+        got: dict[str, int] = {}
+        for job in jobs:
+            got[job.queue] = got.get(job.queue, 0) + 1
+        for queue, asked in rooms.items():
+            if got.get(queue, 0) < asked:
+                self._scheduler.ran_dry(queue)
+        self._lanes.accept(jobs)
+        return len(jobs)
+
+    async def _rest(self, trouble: float) -> None:
+        pause = trouble or self._pause * self._chance.uniform(0.9, 1.1)
+        if self._next_due is not None:
+            pause = min(pause, max(self._next_due - monotonic(), 0.001))
+        try:
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            self._pause = min(self._interval * IDLE_FACTOR, self._pause * 1.5)
+        if trouble:
+            await asyncio.sleep(trouble)
+        self._wake.clear()

@@ -1,0 +1,76 @@
+"""ENGINE PROCESS. Says that this engine lives, and gives back leases that nobody here knows of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from random import Random
+
+import sidequest
+from sidequest.backends.base import Backend
+from sidequest.clock import monotonic
+from sidequest.config import Settings
+from sidequest.errors import SidequestError
+from sidequest.jobs import transitions
+from sidequest.jobs.outcome import Released
+
+logger = logging.getLogger(__name__)
+RECONCILE = 1_000
+
+
+class Heartbeat:
+    """One row, one write per interval, from a loop that runs no user code."""
+
+    def __init__(self, engine_id: str, settings: Settings, store: Backend, known: Callable[[int], bool]) -> None:
+        self._engine_id = engine_id
+        self._settings = settings
+        self._store = store
+        self._known = known
+        self._uncertain = False
+        self._chance = Random()
+        self.unbroken_since: float | None = None
+        """Since when every beat has reached the database (monotonic); None after one that did not."""
+
+    def claim_uncertain(self) -> None:
+        """A claim's answer was lost: it may have been applied without anybody here knowing."""
+        self._uncertain = True
+
+    async def register(self) -> None:
+        await self._store.register_engine(
+            self._engine_id, socket.gethostname(), os.getpid(), sidequest.__version__, ",".join(self._settings.serve)
+        )
+        self.unbroken_since = monotonic()
+
+    async def run(self) -> None:
+        interval = self._settings.heartbeat_interval.total_seconds()
+        while True:
+            await asyncio.sleep(interval * self._chance.uniform(0.9, 1.1))
+            try:
+                await self._beat()
+            except SidequestError as error:
+                self.unbroken_since = None
+                logger.warning("heartbeat failed: %s", error)
+
+    async def _beat(self) -> None:
+        sent_at = monotonic()
+        if not await self._store.beat(self._engine_id):
+            logger.warning("this engine's row is gone: others believed it dead; registering again")
+            await self.register()
+        if self.unbroken_since is None:
+            self.unbroken_since = sent_at
+        if self._uncertain:
+            await self._reconcile()
+
+    async def _reconcile(self) -> None:
+        """Release the jobs that are leased to this engine and that it does not know."""
+        held = await self._store.held_by(self._engine_id, RECONCILE)
+        now = self._store.now()
+        strays = [job for job in held if not self._known(job.id)]
+        if strays:
+            changes = [transitions.finish(job, Released(), None, now, self._chance) for job in strays]
+            await self._store.apply(changes)
+            logger.warning("gave back %d jobs of a claim whose answer was lost", len(strays))
+        self._uncertain = len(held) == RECONCILE

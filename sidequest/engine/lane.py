@@ -1,0 +1,137 @@
+"""ENGINE PROCESS. One lane: a place where jobs run, the jobs that are in it, and what it tells us."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sidequest.clock import monotonic
+from sidequest.engine.worker_process import Death, Link
+from sidequest.jobs.record import ClaimedJob
+from sidequest.wire.frames import Kind, pack, read_json
+from sidequest.wire.messages import (
+    End,
+    Role,
+    StopReason,
+    pack_halt,
+    pack_run,
+    read_ends,
+    read_ids,
+    read_progress,
+    read_started,
+)
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A job that this engine holds, from its claim until its end is on its way to the store."""
+
+    job: ClaimedJob
+    started_us: int = 0
+    """When user code began, in µs since 1970, as far as the engine knows; 0: not known to have begun."""
+    told_running: bool = False
+    stop: StopReason | None = None
+    stop_by: float = 0.0
+    """When its worker is killed (monotonic), should the job not stop by itself."""
+    role: Role = Role.SYNC
+    lane: Lane | None = None
+
+
+class LaneOwner(Protocol):
+    """Who is told what happens in a lane."""
+
+    def lane_ready(self, lane: Lane, kinds: dict[str, bool]) -> None: ...
+
+    def lane_ends(self, lane: Lane, ends: Iterable[End]) -> None: ...
+
+    def lane_started(self, started: Iterable[tuple[int, int]]) -> None: ...
+
+    def lane_returned(self, lane: Lane, ids: Iterable[int]) -> None: ...
+
+    def lane_progress(self, id: int, text: str) -> None: ...
+
+    def lane_request(self, lane: Lane, request: dict[str, Any]) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """Jobs go in with `send`; what comes out goes to the owner. `run` is the lane's whole life."""
+
+    owner: LaneOwner
+    link: Link
+    role: Role | None = None
+    """None until the first job makes it a lane for sync or for async jobs."""
+    jobs: dict[int, Held] = field(default_factory=dict[int, Held])
+    """What was sent and has not ended, in order."""
+    exclusive: bool = False
+    """It runs one isolated job and takes no other."""
+    ready: bool = False
+    closing: bool = False
+    served: int = 0
+    since: float = field(default_factory=monotonic)
+    """When it started, or last became idle (monotonic)."""
+    since_hello: float | None = None
+    """When its worker first said that it is ready; None: it has not come so far."""
+    recalled: bool = False
+    _outgoing: list[ClaimedJob] = field(default_factory=list[ClaimedJob])
+
+    async def run(self, greeting: dict[str, Any]) -> Death:
+        """Start the worker; return when it is gone, with everything it said delivered."""
+        try:
+            return await self.link.run(greeting, self._receive)
+        finally:
+            self.ready = False
+            self.closing = True
+
+    @property
+    def open(self) -> bool:
+        return self.ready and not self.closing and not self.exclusive
+
+    def put(self, held: Held, role: Role) -> None:
+        """Take a job, to be sent with `flush`; a lane keeps the role of its first job."""
+        if self.role is None:
+            self.role = role
+            self.link.write(pack(Kind.ROLE, role.value.encode()))
+        held.lane = self
+        self.jobs[held.job.id] = held
+        self._outgoing.append(held.job)
+
+    def flush(self) -> None:
+        """Send what was put, in one frame."""
+        self.served += len(self._outgoing)
+        self.link.write(pack_run(self._outgoing))
+        self._outgoing.clear()
+
+    def halt(self, id: int, reason: StopReason) -> None:
+        """Ask a running job to stop."""
+        self.link.write(pack_halt(id, reason))
+
+    def recall(self) -> None:
+        """Ask for the jobs that have not started."""
+        self.recalled = True
+        self.link.write(pack(Kind.RECALL))
+
+    def close(self) -> None:
+        """Let the worker end when it has nothing more to do. No jobs may be in it."""
+        self.closing = True
+        self.link.write(pack(Kind.CLOSE))
+
+    def _receive(self, kind: Kind, payload: bytes) -> None:
+        match kind:
+            case Kind.ENDS:
+                self.owner.lane_ends(self, read_ends(payload))
+            case Kind.STARTED:
+                self.owner.lane_started(read_started(payload))
+            case Kind.PROGRESS:
+                self.owner.lane_progress(*read_progress(payload))
+            case Kind.REQUEST:
+                self.owner.lane_request(self, read_json(payload))
+            case Kind.HELLO | Kind.CATALOGUE:
+                self.ready = True
+                self.owner.lane_ready(self, read_json(payload)["kinds"])
+            case Kind.RETURNED:
+                self.recalled = False
+                self.owner.lane_returned(self, read_ids(payload))
+            case _:
+                pass

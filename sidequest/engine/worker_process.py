@@ -1,0 +1,200 @@
+"""ENGINE PROCESS ⇄ worker. Starts one worker process, carries its frames, kills it, names its death.
+
+Each worker is a `ProcessPoolExecutor` of one process that runs one long-lived call, `serve`. Its
+future resolves only when the worker ends, so a death names exactly one worker; jobs and their ends
+travel in frames over a private socket. Reasons and measurements: docs/design/decisions/0001.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, Protocol
+
+from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json
+from sidequest.worker.serve import DUMP_SIGNAL, prepare_process, serve
+
+SPAWN = multiprocessing.get_context("spawn")  # fork would copy the engine's loop, sockets and connections
+STACKS_LIMIT = 64_000
+DUMP_WAIT = 0.2
+"""Seconds in which a worker that is about to be killed may write its stacks."""
+CLOSE_WAIT = 2.0
+"""Seconds in which a worker that was told to close may end by itself."""
+DRAIN_WAIT = 0.2
+"""Seconds in which the last frames of a dead worker may arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a worker ended."""
+
+    exitcode: int | None
+    killed_for: int | None = None
+    """The job for whose sake it was killed by us (0: for no job's sake); None when it was not."""
+    stacks: str = ""
+    """Where its threads were when we decided to kill it."""
+
+    @property
+    def out_of_the_blue(self) -> bool:
+        """A SIGKILL that we did not send says nothing about which job provoked it."""
+        return self.exitcode == -signal.SIGKILL and self.killed_for is None
+
+    def describe(self) -> str:
+        code = self.exitcode
+        if code is None:
+            return "the worker process died"
+        if code >= 0:
+            return f"the worker process exited with code {code}"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        guess = ", which nobody here sent: probably out of memory" if self.out_of_the_blue else ""
+        return f"the worker process was killed by {name}{guess}"
+
+
+class Link(Protocol):
+    """What a lane needs of the place where its jobs run."""
+
+    pid: int
+
+    async def run(self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None]) -> Death:
+        """Start it, deliver its frames, and return when it is gone."""
+        ...
+
+    def write(self, frame: bytes) -> None: ...
+
+    def current(self) -> tuple[int, int]:
+        """The job being stepped now (0: none), and for a sync job since when, in µs since 1970."""
+        ...
+
+    async def kill(self, for_job: int) -> None:
+        """Make it end now, whatever it does."""
+        ...
+
+
+class WorkerProcess(asyncio.Protocol):
+    """A worker process as its engine sees it; of one use."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self._word: Any = RawArray("q", 2)
+        self._splitter = Splitter()
+        self._transport: asyncio.Transport | None = None
+        self._on_frame: Callable[[Kind, bytes], None] | None = None
+        self._stacks_in: socket.socket | None = None
+        self._stacks = ""
+        self._killed_for: int | None = None
+        self._end_of_frames = asyncio.Event()
+
+    async def run(self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None]) -> Death:
+        self._on_frame = on_frame
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        self._stacks_in, stacks = socket.socketpair()
+        self._stacks_in.setblocking(False)
+        executor = ProcessPoolExecutor(1, SPAWN, initializer=prepare_process, initargs=(theirs, self._word, stacks))
+        earlier = set(multiprocessing.active_children())
+        served = loop.run_in_executor(executor, serve)
+        theirs.close()
+        stacks.close()
+        [process] = set(multiprocessing.active_children()) - earlier
+        self.pid = process.pid or 0
+        gone = loop.create_task(_gone(process))
+        try:
+            transport, _ = await loop.connect_accepted_socket(lambda: self, ours)
+            self._transport = transport
+            self.write(pack_json(Kind.START, greeting))
+            await asyncio.wait([served, gone], return_when=asyncio.FIRST_COMPLETED)
+            executor.shutdown(wait=False)
+            await asyncio.wait([gone], timeout=CLOSE_WAIT)
+        finally:
+            self._kill_group()
+            await asyncio.shield(gone)
+            await self._drain()
+            served.add_done_callback(_forget)
+            executor.shutdown(wait=False)
+            self._stacks_in.close()
+        return Death(process.exitcode, self._killed_for, self._stacks)
+
+    def write(self, frame: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(frame)
+
+    def current(self) -> tuple[int, int]:
+        id, since = self._word[0], self._word[1]
+        return (id, since) if self._word[0] == id else (self._word[0], self._word[1])
+
+    async def kill(self, for_job: int) -> None:
+        if self._killed_for is None:
+            self._killed_for = for_job
+            await self._dump_stacks()
+        self._kill_group()
+
+    def data_received(self, data: bytes) -> None:
+        assert self._on_frame is not None
+        try:
+            for kind, payload in self._splitter.feed(data):
+                self._on_frame(kind, payload)
+        except BrokenFrame:
+            self._kill_group()  # somebody wrote to our descriptor: nothing from there can be trusted
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_of_frames.set()
+
+    async def _dump_stacks(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, DUMP_SIGNAL)
+        await asyncio.sleep(DUMP_WAIT)
+        assert self._stacks_in is not None
+        with suppress(OSError):
+            self._stacks = self._stacks_in.recv(STACKS_LIMIT).decode(errors="replace")
+
+    def _kill_group(self) -> None:
+        """The worker and whatever its jobs started in its process group."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)  # it may not have come to make its own group yet
+
+    async def _drain(self) -> None:
+        """What the worker sent before it died counts."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_WAIT):
+                await self._end_of_frames.wait()
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def _gone(process: BaseProcess) -> None:
+    """Return when the process has ended, also while a grandchild holds its pipes open."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    try:
+        watch = os.pidfd_open(process.pid or 0)
+    except (AttributeError, OSError):  # not Linux, or gone already
+        watch = None
+    if watch is not None:
+        loop.add_reader(watch, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(watch)
+            os.close(watch)
+    while process.exitcode is None:  # the executor's own thread may be the one that reaps it
+        await asyncio.sleep(0.002 if watch is not None else 0.02)
+
+
+def _forget(served: asyncio.Future[None]) -> None:
+    """Its exception only says that the worker is gone, which we know from the process itself."""
+    if not served.cancelled():
+        served.exception()

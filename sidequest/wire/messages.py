@@ -1,0 +1,211 @@
+"""ENGINE and WORKER PROCESS. The messages between them: jobs out, ends back.
+
+`struct` headers and JSON text: the engine never looks into arguments and results, and what a worker
+sends is never unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from enum import IntEnum, StrEnum
+from typing import Any, NamedTuple
+
+from sidequest.jobs.outcome import (
+    Completed,
+    Errored,
+    Failed,
+    Interrupted,
+    JobError,
+    Outcome,
+    Released,
+    Snoozed,
+    Stopped,
+)
+from sidequest.jobs.record import ClaimedJob, Progress
+from sidequest.wire.frames import BrokenFrame, Kind, pack
+
+_RUN = struct.Struct("<qiiqqHHIII")
+_END = struct.Struct("<qBqqI")
+_STARTED = struct.Struct("<qq")
+_ID = struct.Struct("<q")
+_HALT = struct.Struct("<qB")
+
+
+class Role(StrEnum):
+    """What a worker is for: one sync job at a time, or many async ones."""
+
+    SYNC = "sync"
+    ASYNC = "async"
+
+
+class StopReason(IntEnum):
+    """Why a running job must stop."""
+
+    TIMEOUT = 1
+    CANCEL = 2
+    SHUTDOWN = 3
+
+    def describe(self, timeout: float | None = None) -> str:
+        match self:
+            case StopReason.TIMEOUT:
+                return f"the timeout of {timeout:g} s was reached" if timeout is not None else "the timeout was reached"
+            case StopReason.CANCEL:
+                return "the job was canceled"
+            case StopReason.SHUTDOWN:
+                return "the engine is shutting down"
+
+
+class Attempt(NamedTuple):
+    """One run of a job, as its worker learns of it."""
+
+    id: int
+    attempt: int
+    max_attempts: int
+    timeout_ms: int | None
+    enqueued_us: int
+    name: str
+    queue: str
+    args: str
+    tags: str
+    meta: str
+
+
+class End(NamedTuple):
+    """How a run ended, as its engine learns of it; times in microseconds since 1970."""
+
+    id: int
+    outcome: Outcome
+    started_us: int
+    finished_us: int
+
+
+def pack_run(jobs: Iterable[ClaimedJob]) -> bytes:
+    parts: list[bytes] = []
+    for job in jobs:
+        name, queue, args = job.name.encode(), job.queue.encode(), job.args.encode()
+        tags, meta = (job.tags or "").encode(), (job.meta or "").encode()
+        timeout = -1 if job.timeout_ms is None else job.timeout_ms
+        header = _RUN.pack(
+            job.id, job.attempt, job.max_attempts, timeout, job.enqueued_us,
+            len(name), len(queue), len(args), len(tags), len(meta),
+        )  # fmt: skip
+        parts += (header, name, queue, args, tags, meta)
+    return pack(Kind.RUN, b"".join(parts))
+
+
+def read_run(payload: bytes) -> Iterator[Attempt]:
+    at = 0
+    while at < len(payload):
+        id, attempt, max_attempts, timeout, enqueued_us, *lengths = _RUN.unpack_from(payload, at)
+        at += _RUN.size
+        texts: list[str] = []
+        for length in lengths:
+            texts.append(payload[at : at + length].decode())
+            at += length
+        yield Attempt(id, attempt, max_attempts, None if timeout < 0 else timeout, enqueued_us, *texts)
+
+
+def pack_end(end: End) -> bytes:
+    """One end; several, joined, are the payload of an ENDS frame."""
+    outcome = end.outcome
+    if isinstance(outcome, Completed):
+        code, content = 0, (outcome.result or "").encode()
+    else:
+        code, content = 1, json.dumps(_outcome_to_json(outcome), ensure_ascii=False).encode("utf-8", "replace")
+    return _END.pack(end.id, code, end.started_us, end.finished_us, len(content)) + content
+
+
+def read_ends(payload: bytes) -> Iterator[End]:
+    """The ends in an ENDS frame. Raises BrokenFrame."""
+    at = 0
+    try:
+        while at < len(payload):
+            id, code, started_us, finished_us, length = _END.unpack_from(payload, at)
+            at += _END.size + length
+            content = payload[at - length : at]
+            outcome = Completed(content.decode() or None) if code == 0 else _outcome_from_json(json.loads(content))
+            yield End(id, outcome, started_us, finished_us)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise BrokenFrame(f"no ends: {payload[:60]!r}") from error
+
+
+def pack_started(started: Iterable[tuple[int, int]]) -> bytes:
+    return pack(Kind.STARTED, b"".join(_STARTED.pack(id, us) for id, us in started))
+
+
+def read_started(payload: bytes) -> Iterator[tuple[int, int]]:
+    return _STARTED.iter_unpack(payload)  # type: ignore[return-value]
+
+
+def pack_ids(kind: Kind, ids: Iterable[int]) -> bytes:
+    return pack(kind, b"".join(map(_ID.pack, ids)))
+
+
+def read_ids(payload: bytes) -> list[int]:
+    return [id for (id,) in _ID.iter_unpack(payload)]
+
+
+def pack_halt(id: int, reason: StopReason) -> bytes:
+    return pack(Kind.HALT, _HALT.pack(id, reason))
+
+
+def read_halt(payload: bytes) -> tuple[int, StopReason]:
+    id, reason = _HALT.unpack(payload)
+    return id, StopReason(reason)
+
+
+def pack_progress(id: int, progress: Progress) -> bytes:
+    return pack(Kind.PROGRESS, _ID.pack(id) + progress.to_json().encode())
+
+
+def read_progress(payload: bytes) -> tuple[int, str]:
+    """The id, and the progress as the JSON text that the store keeps."""
+    return _ID.unpack_from(payload)[0], payload[_ID.size :].decode()
+
+
+def _outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    match outcome:
+        case Errored(error, delay):
+            return {"kind": "errored", "error": error.clipped().to_json(), "delay": _seconds(delay)}
+        case Failed(error):
+            return {"kind": "failed", "error": error.clipped().to_json()}
+        case Interrupted(error):
+            return {"kind": "interrupted", "error": error.clipped().to_json()}
+        case Released(delay, error):
+            return {"kind": "released", "delay": _seconds(delay), "error": error.clipped().to_json() if error else None}
+        case Snoozed(delay):
+            return {"kind": "snoozed", "delay": _seconds(delay)}
+        case Stopped():
+            return {"kind": "stopped"}
+        case _:
+            raise AssertionError(f"a worker cannot end a job with {outcome!r}")
+
+
+def _outcome_from_json(data: dict[str, Any]) -> Outcome:
+    match data["kind"]:
+        case "errored":
+            return Errored(JobError.from_json(data["error"]), _span(data["delay"]))
+        case "failed":
+            return Failed(JobError.from_json(data["error"]))
+        case "interrupted":
+            return Interrupted(JobError.from_json(data["error"]))
+        case "released":
+            error = data["error"]
+            return Released(timedelta(seconds=data["delay"]), JobError.from_json(error) if error else None)
+        case "snoozed":
+            return Snoozed(timedelta(seconds=data["delay"]))
+        case "stopped":
+            return Stopped()
+        case other:
+            raise BrokenFrame(f"no outcome: {other!r}")
+
+
+def _seconds(span: timedelta | None) -> float | None:
+    return None if span is None else span.total_seconds()
+
+
+def _span(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)

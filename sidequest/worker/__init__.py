@@ -1,0 +1,1 @@
+"""WORKER PROCESS. Runs jobs; knows jobs and messages, never the store."""

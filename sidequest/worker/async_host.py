@@ -1,0 +1,223 @@
+"""WORKER PROCESS. Runs async jobs, many at a time, on one event loop.
+
+Also serves `engine="inline"`, where the loop is the app's own and sync jobs run in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from ctypes import Array
+from typing import Any
+
+from sidequest.clock import epoch_us
+from sidequest.jobs.client import Client
+from sidequest.jobs.context import Reporter
+from sidequest.jobs.outcome import Errored, JobError, Outcome
+from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack, read_json
+from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, pack_started, read_halt, read_run
+from sidequest.worker.attempt import Call, prepare
+from sidequest.worker.channel import end_with_engine
+from sidequest.worker.client import WorkerClient
+from sidequest.worker.loading import Loader, describe
+
+TELL_STARTED = 0.05
+"""Jobs that run longer than this are reported as started, with their true start."""
+
+
+class AsyncHost:
+    """Runs what `handle` brings, each job a task; sends ends once per turn of the loop."""
+
+    def __init__(
+        self, send: Callable[[bytes], None], word: Array[Any] | None, loader: Loader, client: Client, reporter: Reporter
+    ) -> None:
+        self._send = send
+        self._word = word
+        self._loader = loader
+        self._client = client
+        self._reporter = reporter
+        self._running: dict[int, _Run] = {}
+        self._ends: list[bytes] = []
+        self._untold: dict[int, int] = {}
+        self._shutting_down = False
+        self._loop = asyncio.get_running_loop()
+        self.closed = asyncio.Event()
+
+    def handle(self, kind: Kind, payload: bytes) -> None:
+        """A frame from the engine."""
+        match kind:
+            case Kind.RUN:
+                for attempt in read_run(payload):
+                    self._start(attempt)
+            case Kind.HALT:
+                self._stop(*read_halt(payload))
+            case Kind.RECALL:
+                self._send(pack_ids(Kind.RETURNED, ()))  # what came has started
+            case Kind.REPLY:
+                assert isinstance(self._client, WorkerClient)  # nobody else asks by frames
+                self._client.answer(payload)
+            case Kind.SHUTTING_DOWN:
+                self._shutting_down = True
+                for run in self._running.values():
+                    run.announce_shutdown()
+            case Kind.MODULES:
+                self._loader.extend(read_json(payload))
+                self._send(self._loader.catalogue(Kind.CATALOGUE))
+            case Kind.CLOSE:
+                self.closed.set()
+            case _:
+                pass
+
+    def _start(self, attempt: Attempt) -> None:
+        run = _Run(attempt, self._loop.create_task(self._attempt(attempt)))
+        self._running[attempt.id] = run
+        if not self._untold:
+            self._loop.call_later(TELL_STARTED, self._tell_started)
+        self._untold[attempt.id] = 0
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        started_us = epoch_us()
+        self._untold[attempt.id] = started_us
+        try:
+            outcome = await self._outcome(attempt)
+        except BaseException as error:  # whatever it is, the engine must hear of it
+            outcome = Errored(JobError("error", type(error).__qualname__, str(error), describe(error)))
+        self._running.pop(attempt.id).forget_timer()
+        self._untold.pop(attempt.id, None)
+        self._end(End(attempt.id, outcome, started_us, epoch_us()))
+
+    async def _outcome(self, attempt: Attempt) -> Outcome:
+        prepared = prepare(attempt, self._loader, self._reporter, self._client)
+        if self._loader.changed:
+            self._send(self._loader.catalogue(Kind.CATALOGUE))
+        if not isinstance(prepared, Call):
+            return prepared
+        prepared.context.shutting_down = self._shutting_down
+        run = self._running[attempt.id]
+        run.call = prepared
+        if run.stop is not None:
+            prepared.stop = run.stop
+            return prepared.raised(asyncio.CancelledError())
+        if attempt.timeout_ms is not None:
+            run.timer = self._loop.call_later(attempt.timeout_ms / 1000, self._stop, attempt.id, StopReason.TIMEOUT)
+        try:
+            value = await self._call(prepared)
+        except BaseException as error:
+            return prepared.raised(error)
+        return prepared.ended(value)
+
+    async def _call(self, call: Call) -> Any:
+        if not call.definition.is_async:
+            return await asyncio.to_thread(call.run)
+        coroutine = call.run()
+        return await (coroutine if self._word is None else _Stepped(coroutine, self._word, call.attempt.id))
+
+    def _stop(self, id: int, reason: StopReason) -> None:
+        run = self._running.get(id)
+        if run is None or run.stop is not None:
+            return
+        run.stop = reason
+        if run.call is None:
+            return  # it has not had its first step; it will see the reason there
+        run.call.stop = reason
+        run.call.context.canceled = reason is StopReason.CANCEL
+        run.task.cancel(reason.describe())
+
+    def _end(self, end: End) -> None:
+        if not self._ends:
+            self._loop.call_soon(self._flush)
+        self._ends.append(pack_end(end))
+
+    def _flush(self) -> None:
+        ends, self._ends = self._ends, []
+        self._send(pack(Kind.ENDS, b"".join(ends)))
+
+    def _tell_started(self) -> None:
+        """What has started and is still running; what has not had its first step is told next time."""
+        told = [(id, us) for id, us in self._untold.items() if us]
+        if told:
+            self._send(pack_started(told))
+        self._untold = {id: 0 for id, us in self._untold.items() if not us}
+        if self._untold:
+            self._loop.call_later(TELL_STARTED, self._tell_started)
+
+
+class _Run:
+    """A job that runs on this loop."""
+
+    __slots__ = ("attempt", "call", "stop", "task", "timer")
+
+    def __init__(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        self.attempt = attempt
+        self.task = task
+        self.call: Call | None = None
+        self.stop: StopReason | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    def announce_shutdown(self) -> None:
+        if self.call is not None:
+            self.call.context.shutting_down = True
+
+    def forget_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class _Stepped(Coroutine[Any, Any, Any]):
+    """A job's coroutine that names itself in shared memory while one of its steps runs."""
+
+    __slots__ = ("_coroutine", "_id", "_word")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], word: Array[Any], id: int) -> None:
+        self._coroutine = coroutine
+        self._word = word
+        self._id = id
+
+    def send(self, value: Any, /) -> Any:
+        self._word[0] = self._id
+        try:
+            return self._coroutine.send(value)
+        finally:
+            self._word[0] = 0
+
+    def throw(self, *error: Any) -> Any:
+        self._word[0] = self._id
+        try:
+            return self._coroutine.throw(*error)
+        finally:
+            self._word[0] = 0
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+    def __iter__(self) -> _Stepped:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+
+class HostProtocol(asyncio.Protocol):
+    """The worker's socket as a source of frames for an `AsyncHost`."""
+
+    def __init__(self, splitter: Splitter, host: AsyncHost) -> None:
+        self._splitter = splitter
+        self._host = host
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()  # frames that were read before this transport come first
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for kind, payload in self._splitter.feed(data):
+                self._host.handle(kind, payload)
+        except BrokenFrame:
+            end_with_engine()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._host.closed.is_set():
+            end_with_engine()

@@ -1,0 +1,156 @@
+"""WORKER PROCESS ⇄ engine. The entry points that an engine's executor calls here.
+
+`prepare_process` is the executor's initializer and does nothing that could fail; `serve` is the one
+long-lived call. Nothing that a job raises or returns leaves `serve` as a Python object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from ctypes import Array
+from types import FrameType
+from typing import Any, NamedTuple
+
+from sidequest.config import read_job_defaults
+from sidequest.jobs import client as clients
+from sidequest.jobs.context import JobContext
+from sidequest.jobs.naming import Script
+from sidequest.jobs.record import Progress
+from sidequest.wire.frames import Kind, read_json
+from sidequest.wire.messages import Role, pack_progress
+from sidequest.worker.async_host import AsyncHost, HostProtocol
+from sidequest.worker.channel import Channel
+from sidequest.worker.client import WorkerClient
+from sidequest.worker.loading import Loader
+from sidequest.worker.sync_host import SyncHost
+
+DUMP_SIGNAL = signal.SIGRTMIN + 8 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
+"""Makes a worker write the stacks of all its threads, even when a job holds the GIL."""
+MARK = "SIDEQUEST_WORKER"
+"""Set in every worker: whoever starts a Sidequest here did so by importing the app's script."""
+job_logger = logging.getLogger("sidequest.job")
+
+
+class _Handed(NamedTuple):
+    """What the engine gave this process when it was spawned: descriptors can only come this way."""
+
+    channel: socket.socket
+    word: Array[Any]
+    stacks: socket.socket
+
+
+_handed: list[_Handed] = []
+
+
+def prepare_process(channel: socket.socket, word: Array[Any], stacks: socket.socket) -> None:
+    """Own session, deaf to the terminal's and systemd's signals, dead when the engine is."""
+    _handed.append(_Handed(channel, word, stacks))
+    with suppress(OSError):
+        os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ignore)  # a Python no-op: SIG_IGN would be inherited by what jobs start
+    os.environ[MARK] = "1"
+    threading.Thread(target=_die_with_engine, name="sidequest-watch", daemon=True).start()
+
+
+def serve() -> None:
+    """Say hello, then run jobs until the engine says CLOSE. At the engine's death the process ends."""
+    channel, word, stacks = _handed[0]
+    faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True, chain=False)
+    _detach_stdin()
+    frames = Channel(channel)
+    _, payload = frames.receive_one()
+    start = read_json(payload)
+    logging.basicConfig(level=start["log_level"], format="%(levelname)s %(name)s: %(message)s")
+    send = _Redirect(frames.send)
+    client = WorkerClient(send, read_job_defaults(start["job_defaults"]))
+    clients.attach(client)
+    loader = Loader(start["modules"], Script(**start["script"]) if start["script"] else None)
+    loader.load_all()
+    frames.send(loader.catalogue(Kind.HELLO))
+    reporter = _Reporter(send)
+    kind, payload = frames.receive_one()
+    while kind is Kind.MODULES:
+        loader.extend(read_json(payload))
+        frames.send(loader.catalogue(Kind.CATALOGUE))
+        kind, payload = frames.receive_one()
+    if kind is Kind.ROLE and payload.decode() == Role.ASYNC:
+        asyncio.run(_serve_async(frames, word, loader, client, reporter, send))
+    elif kind is Kind.ROLE:
+        SyncHost(frames, word, loader, client, reporter).run()
+
+
+async def _serve_async(
+    frames: Channel, word: Array[Any], loader: Loader, client: WorkerClient, reporter: _Reporter, send: _Redirect
+) -> None:
+    loop = asyncio.get_running_loop()
+    thread = threading.get_ident()
+    host = AsyncHost(send, word, loader, client, reporter)
+    protocol = HostProtocol(frames.splitter, host)
+    frames.socket.setblocking(False)
+    transport, _ = await loop.connect_accepted_socket(lambda: protocol, frames.socket)
+
+    def write(frame: bytes) -> None:
+        if threading.get_ident() == thread:
+            transport.write(frame)
+        else:  # a thread that a job started reports progress or enqueues
+            loop.call_soon_threadsafe(transport.write, frame)
+
+    send.target = write
+    for kind, payload in frames.take_waiting():
+        host.handle(kind, payload)
+    transport.resume_reading()
+    await host.closed.wait()
+
+
+class _Redirect:
+    """Where frames go: to the socket at first, to the event loop's transport once there is one."""
+
+    def __init__(self, target: Callable[[bytes], None]) -> None:
+        self.target = target
+
+    def __call__(self, frame: bytes) -> None:
+        self.target(frame)
+
+
+class _Reporter:
+    """What running jobs report: progress goes to the engine, logs to the worker's logging."""
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
+
+    def report_progress(self, id: int, progress: Progress) -> None:
+        self._send(pack_progress(id, progress))
+
+    def report_log(self, context: JobContext, message: str) -> None:
+        job_logger.info("job %d %s: %s", context.id, context.name, message)
+
+
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _die_with_engine() -> None:
+    """The channel's end is noticed by whoever reads it; this also when nobody gets to read."""
+    engine = multiprocessing.parent_process()
+    if engine is not None:
+        engine.join()
+        os.killpg(0, signal.SIGKILL)
+
+
+def _detach_stdin() -> None:
+    """A job that reads from stdin gets an end of file, not somebody else's bytes."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115

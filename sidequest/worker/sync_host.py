@@ -1,0 +1,164 @@
+"""WORKER PROCESS. Runs sync jobs one after the other in the main thread.
+
+The main thread, because only there can a signal break a blocking call when the job must stop. A
+second thread reads the channel, so that a stop, a recall or a reply arrives while a job runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from ctypes import Array
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any
+
+from sidequest.clock import epoch_us, monotonic
+from sidequest.errors import JobStopped
+from sidequest.jobs.context import Reporter
+from sidequest.jobs.outcome import Outcome
+from sidequest.wire.frames import Kind, pack, read_json
+from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, read_halt, read_run
+from sidequest.worker.attempt import Call, prepare
+from sidequest.worker.channel import Channel
+from sidequest.worker.client import WorkerClient
+from sidequest.worker.loading import Loader
+
+STOP_SIGNAL = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+"""A real-time signal where there are some: hardly any library takes one of those for itself."""
+GLANCE = 0.05
+"""How often the reading thread looks whether a timeout was reached: its precision, in seconds."""
+
+
+class SyncHost:
+    """One job at a time, in order; `word` tells the engine which one and since when."""
+
+    def __init__(self, channel: Channel, word: Array[Any], loader: Loader, client: WorkerClient, reporter: Reporter) -> None:
+        self._channel = channel
+        self._word = word
+        self._loader = loader
+        self._client = client
+        self._reporter = reporter
+        self._inbox: SimpleQueue[Attempt | None] = SimpleQueue()
+        self._call: Call | None = None
+        self._interruptible = False
+        self._deadline: float | None = None
+        self._timed_in = 0  # jobs with a timeout that came (written by the reading thread) …
+        self._timed_out = 0  # … and that are done (written by the main thread)
+        self._stops: dict[int, StopReason] = {}
+        self._shutting_down = False
+
+    def run(self) -> None:
+        """Serve until the engine closes the channel's frames with CLOSE."""
+        signal.signal(STOP_SIGNAL, self._interrupt)
+        reader = threading.Thread(target=self._read, name="sidequest-reader", daemon=True)
+        reader.start()
+        while (attempt := self._inbox.get()) is not None:
+            self._attempt(attempt)
+
+    def _attempt(self, attempt: Attempt) -> None:
+        started_us = epoch_us()
+        self._word[1] = started_us
+        self._word[0] = attempt.id
+        outcome = self._outcome(attempt)
+        end = pack_end(End(attempt.id, outcome, started_us, epoch_us()))
+        self._channel.send(pack(Kind.ENDS, end))
+        self._word[0] = 0
+        self._timed_out += attempt.timeout_ms is not None
+        if self._loader.changed:
+            self._channel.send(self._loader.catalogue(Kind.CATALOGUE))
+
+    def _outcome(self, attempt: Attempt) -> Outcome:
+        prepared = prepare(attempt, self._loader, self._reporter, self._client)
+        if not isinstance(prepared, Call):
+            return prepared
+        prepared.context.shutting_down = self._shutting_down
+        self._call = prepared
+        prepared.stop = self._stops.pop(attempt.id, None)
+        if attempt.timeout_ms is not None:
+            self._deadline = monotonic() + attempt.timeout_ms / 1000
+        try:
+            return self._run(prepared)
+        finally:
+            self._deadline = None
+            self._call = None
+
+    def _run(self, call: Call) -> Outcome:
+        try:
+            self._interruptible = True
+            if call.stop is not None:
+                raise JobStopped(call.stop.describe())
+            value = call.run()
+            if call.definition.is_async:
+                value = asyncio.run(value)
+            self._interruptible = False
+        except BaseException as error:
+            self._interruptible = False
+            return call.raised(error)
+        return call.ended(value)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        """In the main thread, between two of its bytecodes: stop user code, and nothing else."""
+        if self._interruptible and self._call is not None and self._call.stop is not None:
+            self._interruptible = False
+            raise JobStopped(self._call.stop.describe())
+
+    def _stop(self, id: int, reason: StopReason) -> None:
+        call = self._call
+        if call is None or call.attempt.id != id:
+            self._stops[id] = reason  # it may be on its way from the inbox to its call
+            return
+        if call.stop is not None:
+            return
+        call.stop = reason
+        call.context.canceled = reason is StopReason.CANCEL
+        signal.pthread_kill(threading.main_thread().ident or 0, STOP_SIGNAL)
+
+    def _read(self) -> None:
+        while True:
+            frames = self._channel.receive(GLANCE if self._timed_in > self._timed_out else None)
+            for kind, payload in frames:
+                self._handle(kind, payload)
+            self._check_deadline()
+
+    def _check_deadline(self) -> None:
+        call, deadline = self._call, self._deadline
+        if call is not None and deadline is not None and monotonic() >= deadline:
+            self._stop(call.attempt.id, StopReason.TIMEOUT)
+
+    def _handle(self, kind: Kind, payload: bytes) -> None:
+        match kind:
+            case Kind.RUN:
+                for attempt in read_run(payload):
+                    self._timed_in += attempt.timeout_ms is not None
+                    self._inbox.put(attempt)
+            case Kind.HALT:
+                self._stop(*read_halt(payload))
+            case Kind.RECALL:
+                self._give_back()
+            case Kind.REPLY:
+                self._client.answer(payload)
+            case Kind.SHUTTING_DOWN:
+                self._shutting_down = True
+                if self._call is not None:
+                    self._call.context.shutting_down = True
+            case Kind.MODULES:
+                self._loader.extend(read_json(payload))
+                self._channel.send(self._loader.catalogue(Kind.CATALOGUE))
+            case Kind.CLOSE:
+                self._inbox.put(None)
+            case _:
+                pass
+
+    def _give_back(self) -> None:
+        """Return the jobs that have not started, so that they can run elsewhere."""
+        returned: list[int] = []
+        while not self._inbox.empty():
+            attempt = self._inbox.get_nowait()
+            if attempt is None:
+                self._inbox.put(None)
+                break
+            self._timed_in -= attempt.timeout_ms is not None
+            returned.append(attempt.id)
+        self._channel.send(pack_ids(Kind.RETURNED, returned))

@@ -1,0 +1,155 @@
+"""Writing changes: what is written, what stays, and batches of every mixture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from sidequest.backends.base import JobFilter
+from sidequest.jobs import transitions
+from sidequest.jobs.outcome import Completed, Errored, Failed, Interrupted, JobError, SharedCrash, Snoozed, Stopped
+from sidequest.jobs.record import NewJob
+from sidequest.jobs.states import State
+from sidequest.jobs.transitions import Change
+
+ERROR = JobError("error", "ValueError", "näh", "trace")
+
+
+async def test_start_writes_state_and_true_start_only(backend, insert, claim, clock):
+    await insert()
+    (held,) = await claim()
+    before = await backend.get(held.id)
+    started_at = clock.time + timedelta(microseconds=7)
+    assert await backend.apply([transitions.start(held, started_at)]) == frozenset()
+    assert await backend.get(held.id) == replace(before, state=State.RUNNING, started_at=started_at)
+
+
+async def test_a_completed_job_holds_result_and_times(backend, insert, claim, clock, chance):
+    await insert()
+    (held,) = await claim()
+    before = await backend.get(held.id)
+    started_at, finished_at = clock.advance(seconds=1), clock.advance(microseconds=1)
+    assert not await backend.apply([transitions.finish(held, Completed('{"a":1}'), started_at, finished_at, chance)])
+    assert await backend.get(held.id) == replace(
+        before, state=State.COMPLETED, started_at=started_at, finished_at=finished_at, result_json='{"a":1}'
+    )
+
+
+@pytest.mark.parametrize("text", [None, '""', "0", "false", '"123"', "null", '"null"', "[]", "{}", '"' + "漢" * 349_000 + '"'])
+async def test_a_result_that_looks_like_something_else_is_kept_as_it_is(backend, insert, claim, clock, chance, text):
+    await insert()
+    (held,) = await claim()
+    await backend.apply([transitions.finish(held, Completed(text), clock.time, clock.time, chance)])
+    (end,), _ = await backend.ends([held.id])
+    assert ((await backend.get(held.id)).result_json, end.result) == (text, text)
+
+
+async def test_a_failed_job_holds_its_errors(backend, insert, claim, clock, chance):
+    await insert()
+    (held,) = await claim()
+    await backend.apply([transitions.finish(held, Failed(ERROR), clock.time, clock.time, chance)])
+    record = await backend.get(held.id)
+    assert (record.state, record.errors) == (State.FAILED, (replace(ERROR, attempt=1, at=clock.time),))
+
+
+async def test_a_failed_attempt_waits_again_and_keeps_its_attempt(backend, insert, claim, clock, chance):
+    await insert()
+    (held,) = await claim()
+    wait = Errored(ERROR, timedelta(seconds=3))
+    await backend.apply([transitions.finish(held, wait, clock.time, clock.time, chance)])
+    record = await backend.get(held.id)
+    assert (record.state, record.attempt, record.available_at) == (State.WAITING, 1, clock.time + timedelta(seconds=3))
+
+
+async def test_a_snooze_gives_the_attempt_back(backend, insert, claim, clock, chance):
+    await insert()
+    (held,) = await claim()
+    await backend.apply([transitions.finish(held, Snoozed(timedelta(seconds=3)), None, clock.time, chance)])
+    record = await backend.get(held.id)
+    assert (record.state, record.attempt, record.snoozes) == (State.WAITING, 0, 1)
+
+
+async def test_an_interrupted_job_belongs_to_nobody(backend, insert, claim, clock, chance):
+    await insert()
+    (held,) = await claim()
+    await backend.apply([transitions.finish(held, Interrupted(ERROR), None, clock.time, chance)])
+    record = await backend.get(held.id)
+    assert (record.state, record.attempt, record.interrupts, record.lease, record.engine) == (State.WAITING, 0, 1, None, None)
+
+
+async def test_a_suspect_runs_alone_next_time(backend, insert, claim, clock, chance):
+    await insert()
+    (held,) = await claim()
+    await backend.apply([transitions.finish(held, SharedCrash(ERROR), None, clock.time, chance)])
+    (again,) = await claim(lease="l2")
+    assert (again.isolated, again.attempt) == (True, 1)
+
+
+async def test_a_retry_gives_an_ended_job_a_clean_new_life(backend, insert, claim, clock, chance):
+    await insert(max_attempts=1)
+    (held,) = await claim()
+    await backend.apply([transitions.finish(held, Errored(ERROR), clock.time, clock.time, chance)])
+    failed = await backend.get(held.id)
+    now = clock.advance(seconds=9)
+    assert not await backend.apply([transitions.retry(failed, now)])
+    assert await backend.get(held.id) == replace(
+        failed, state=State.WAITING, available_at=now, max_attempts=2, lease=None, engine=None, started_at=None, finished_at=None
+    )
+    assert [(job.id, job.attempt) for job in await claim(lease="l2")] == [(held.id, 2)]
+
+
+async def test_nothing_to_write_is_no_work(backend):
+    assert await backend.apply([]) == frozenset()
+
+
+async def test_a_mixed_batch_writes_every_change(backend, insert, claim, clock, chance):
+    await insert(*(NewJob("shop:pay") for _ in range(40)))
+    held = await claim(40)
+    outcomes = [Completed("1"), Failed(ERROR), Stopped(), Snoozed(timedelta(seconds=1))]
+    batch = [transitions.finish(job, outcomes[n % 4], clock.time, clock.time, chance) for n, job in enumerate(held)]
+    assert await backend.apply(batch) == frozenset()
+    assert await backend.count(JobFilter()) == {
+        State.WAITING: 10, State.CLAIMED: 0, State.RUNNING: 0, State.COMPLETED: 10, State.FAILED: 10, State.CANCELED: 10,
+    }  # fmt: skip
+    assert [job.result_json for job in await backend.get_many([job.id for job in held[:5]])] == ["1", None, None, None, "1"]
+
+
+async def test_two_changes_of_one_job_are_written_in_their_order(backend, insert, claim, clock, chance):
+    await insert(*(NewJob("shop:pay") for _ in range(3)))
+    first, second, third = await claim(3)
+    started_at, now = clock.time, clock.advance(seconds=1)
+    done = Completed("1")
+    batch = [
+        transitions.finish(first, done, started_at, now, chance),
+        transitions.start(second, started_at),
+        transitions.finish(second, done, started_at, now, chance),
+        transitions.finish(third, done, started_at, now, chance),
+        transitions.start(third, started_at),
+    ]
+    assert await backend.apply(batch) == {third.id}
+    assert [job.state for job in await backend.get_many([first.id, second.id, third.id])] == [State.COMPLETED] * 3
+
+
+async def test_columns_not_named_stay(backend, insert, claim, clock):
+    await insert(tags=("a",), meta="{}")
+    (held,) = await claim()
+    before = await backend.get(held.id)
+    await backend.apply([Change(held.id, "l1", (State.CLAIMED,), None, {"crashes": 2})])
+    assert await backend.get(held.id) == replace(before, crashes=2)
+
+
+@pytest.mark.parametrize("columns", [{"nonsense": 1}, {"state": "failed"}, {"id": 7}, {"args = '' --": 1}, {}])
+async def test_a_change_may_name_known_columns_only(backend, insert, columns):
+    (id,) = await insert()
+    before = await backend.get(id)
+    with pytest.raises(AssertionError, match="a change"):
+        await backend.apply([Change(id, None, (State.WAITING,), None, columns)])
+    assert await backend.get(id) == before
+
+
+async def test_a_change_must_say_which_state_it_expects(backend, insert):
+    (id,) = await insert()
+    with pytest.raises(AssertionError, match="no state"):
+        await backend.apply([Change(id, None, (), State.FAILED, {})])

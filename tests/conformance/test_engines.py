@@ -1,0 +1,63 @@
+"""Engines: known, beating, forgotten; and which jobs they hold."""
+
+from __future__ import annotations
+
+from sidequest.backends.base import EngineRecord
+from sidequest.jobs import transitions
+from sidequest.jobs.outcome import Completed
+from sidequest.jobs.record import NewJob
+
+
+async def test_a_registered_engine_is_listed_with_beat_zero(backend, clock):
+    await backend.register_engine("e1", "höst", 42, "0.1.0", "mail*,-reports")
+    assert await backend.list_engines() == [
+        EngineRecord("e1", "höst", 42, "0.1.0", "mail*,-reports", clock.time, clock.time, 0)
+    ]
+
+
+async def test_registering_again_starts_over(backend, clock):
+    await backend.register_engine("e1", "h", 1, "1", "*")
+    await backend.beat("e1")
+    clock.advance(seconds=1)
+    await backend.register_engine("e1", "h2", 2, "2", "a")
+    assert await backend.list_engines() == [EngineRecord("e1", "h2", 2, "2", "a", clock.time, clock.time, 0)]
+
+
+async def test_a_beat_raises_the_counter_and_notes_the_time(backend, clock):
+    started = clock.time
+    await backend.register_engine("e1", "h", 1, "1", "*")
+    await backend.register_engine("e2", "h", 2, "1", "*")
+    assert await backend.beat("e1") is True
+    clock.advance(seconds=10)
+    assert await backend.beat("e1") is True
+    assert await backend.list_engines() == [
+        EngineRecord("e1", "h", 1, "1", "*", started, clock.time, 2),
+        EngineRecord("e2", "h", 2, "1", "*", started, started, 0),
+    ]
+
+
+async def test_engines_are_listed_oldest_first(backend, clock):
+    for id in ("z", "m", "a"):
+        await backend.register_engine(id, "h", 1, "1", "*")
+        clock.advance(microseconds=1)
+    assert [engine.id for engine in await backend.list_engines()] == ["z", "m", "a"]
+
+
+async def test_a_forgotten_engine_is_told_at_its_next_beat(backend):
+    await backend.register_engine("e1", "h", 1, "1", "*")
+    await backend.forget_engine("e1")
+    await backend.forget_engine("e1")
+    assert await backend.beat("e1") is False
+    assert await backend.list_engines() == []
+
+
+async def test_held_by_gives_claimed_and_running_jobs_lowest_id_first(backend, insert, claim, clock, chance):
+    await insert(*(NewJob("shop:pay", priority=n) for n in range(6)))
+    held = await claim(4)
+    await claim(1, engine="e2")
+    await backend.apply([transitions.start(held[0], clock.time)])
+    await backend.apply([transitions.finish(held[1], Completed(), None, clock.time, chance)])
+    mine = sorted([held[0], held[2], held[3]])
+    assert await backend.held_by("e1", 10) == mine
+    assert await backend.held_by("e1", 2) == mine[:2]
+    assert await backend.held_by("nobody", 10) == []

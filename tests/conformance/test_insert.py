@@ -1,0 +1,130 @@
+"""Enqueueing: what is stored, and that it is all or nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from sidequest.backends.base import JobFilter
+from sidequest.jobs.queue import QueueRecord
+from sidequest.jobs.record import JobRecord, NewJob
+from sidequest.jobs.states import State
+
+
+async def test_a_minimal_job_gets_the_documented_defaults(backend, insert, clock):
+    (id,) = await insert(NewJob("shop:pay"))
+    assert await backend.get(id) == JobRecord(
+        id=id, name="shop:pay", queue="default", state=State.WAITING, priority=0, available_at=clock.time, attempt=0,
+        max_attempts=5, timeout=None, kill_grace=None, backoff="exponential", retry_delay=timedelta(seconds=1),
+        isolated=False, tags=(), engine=None, lease=None, inserted_at=clock.time, claimed_at=None, started_at=None,
+        finished_at=None, cancel_requested_at=None, interrupts=0, crashes=0, snoozes=0, progress=None, args_json="{}",
+        meta_json=None, result_json=None, errors_json=None,
+    )  # fmt: skip
+
+
+async def test_every_option_is_stored_and_read_back(backend, insert, clock):
+    (id,) = await insert(
+        NewJob(
+            "shop:ship", '{"args":[1]}', queue="mail", priority=-7, max_attempts=2, timeout=timedelta(milliseconds=1500),
+            kill_grace=timedelta(seconds=3), backoff="fixed", retry_delay=timedelta(seconds=9), isolated=True,
+            tags=("b", "a"), meta='{"who":"me"}', delay=timedelta(seconds=30),
+        )
+    )  # fmt: skip
+    assert await backend.get(id) == JobRecord(
+        id=id, name="shop:ship", queue="mail", state=State.WAITING, priority=-7,
+        available_at=clock.time + timedelta(seconds=30), attempt=0, max_attempts=2, timeout=timedelta(milliseconds=1500),
+        kill_grace=timedelta(seconds=3), backoff="fixed", retry_delay=timedelta(seconds=9), isolated=True,
+        tags=("b", "a"), engine=None, lease=None, inserted_at=clock.time, claimed_at=None, started_at=None,
+        finished_at=None, cancel_requested_at=None, interrupts=0, crashes=0, snoozes=0, progress=None,
+        args_json='{"args":[1]}', meta_json='{"who":"me"}', result_json=None, errors_json=None,
+    )  # fmt: skip
+
+
+async def test_a_timeout_below_a_millisecond_does_not_become_none_at_all(backend, insert):
+    (id,) = await insert(timeout=timedelta(microseconds=1))
+    assert (await backend.get(id)).timeout == timedelta(milliseconds=1)
+
+
+async def test_many_jobs_get_their_ids_in_order(backend, insert):
+    ids = await insert(*(NewJob(f"shop:n{n}") for n in range(1000)))
+    assert [job.name for job in await backend.get_many(ids)] == [f"shop:n{n}" for n in range(1000)]
+    assert list(ids) == sorted(set(ids))
+
+
+async def test_no_jobs_is_no_work(backend):
+    assert list(await backend.insert([], QueueRecord("*"))) == []
+
+
+async def test_ids_are_never_used_again(backend, insert):
+    (first,) = await insert()
+    await backend.delete([first])
+    (second,) = await insert()
+    third, _fourth = await insert(NewJob("shop:a"), NewJob("shop:b"))
+    assert first < second < third
+
+
+async def test_a_bulk_with_one_bad_job_stores_nothing(backend, insert):
+    await insert()
+    with pytest.raises(Exception, match="."):
+        await insert(NewJob("shop:good", queue="fresh"), NewJob(None, queue="fresh"))
+    assert (await backend.count(JobFilter()))[State.WAITING] == 1
+    assert await backend.get_queue("fresh") is None
+    await insert(queue="fresh")
+    assert await backend.get_queue("fresh") == QueueRecord("fresh")
+
+
+async def test_an_instant_in_another_zone_is_the_same_instant(backend, insert):
+    at = datetime(2026, 7, 1, 1, 2, 3, 456789, timezone(timedelta(hours=5, minutes=30)))
+    (id,) = await insert(at=at)
+    found = (await backend.get(id)).available_at
+    assert found == at
+    assert found.utcoffset() == timedelta(0)
+
+
+async def test_a_new_queue_gets_the_defaults_given(backend):
+    await backend.insert([NewJob("shop:pay", queue="mail")], QueueRecord("*", 3, 4, True))
+    assert await backend.list_queues() == [QueueRecord("mail", 3, 4, True)]
+
+
+async def test_an_existing_queue_keeps_its_settings(backend, connect):
+    await backend.create_queue(QueueRecord("mail", 7, 1))
+    await backend.insert([NewJob("shop:pay", queue="mail")], QueueRecord("*", 3, 4, True))
+    other = await connect()
+    await other.insert([NewJob("shop:pay", queue="mail")], QueueRecord("*", 5, 6, True))
+    assert await backend.list_queues() == [QueueRecord("mail", 7, 1)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ünïcödé — 漢字 — 🦄 — e\u0301 — \u202e",
+        "' ; DROP TABLE sidequest_jobs; -- :name %s ? {prefix} $1",
+        '\\"quoted\\"\n\t\x01\x7f',
+        "",
+        "x" * (1024 * 1024 - 20),
+        "漢" * (340 * 1024),
+    ],
+    ids=["unicode", "hostile", "quoted", "empty", "mebibyte", "mebibyte of three-byte letters"],
+)
+async def test_args_and_meta_travel_unchanged(backend, insert, claim, value):
+    text = json.dumps({"args": [value]}, ensure_ascii=False)
+    (id,) = await insert(args=text, meta=text)
+    record = await backend.get(id)
+    (held,) = await claim()
+    assert (record.args_json, record.meta_json, held.args, held.meta) == (text, text, text, text)
+
+
+async def test_the_largest_and_smallest_numbers_are_kept(backend, insert):
+    (low,) = await insert(priority=-(2**31 - 1))
+    (high,) = await insert(priority=2**31 - 1, max_attempts=2**31 - 1, timeout=timedelta(days=36_500))
+    low, high = await backend.get_many([low, high])
+    assert (low.priority, high.priority, high.max_attempts, high.timeout) == (
+        -(2**31 - 1), 2**31 - 1, 2**31 - 1, timedelta(days=36_500),
+    )  # fmt: skip
+
+
+async def test_the_farthest_instant_is_kept(backend, insert, clock):
+    (id,) = await insert(delay=timedelta(days=36_500))
+    assert (await backend.get(id)).available_at == clock.time + timedelta(days=36_500)

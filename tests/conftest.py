@@ -1,0 +1,18 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# Last on the path: an installed sidequest wins over the checkout, and `tests.…` can be imported by
+# tests and by the processes that they start.
+sys.path.append(str(Path(__file__).parent.parent))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Sidequest is asyncio-native: async tests run there and nowhere else."""
+    return "asyncio"

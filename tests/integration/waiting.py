@@ -1,0 +1,43 @@
+"""Waiting for a condition, with a deadline; and finding the processes that a test has started."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+MARK = "SIDEQUEST_TEST_MARK"
+
+
+async def eventually(condition: Callable[[], object | Awaitable[object]], within: float = 15.0) -> object:
+    """What `condition` returns, as soon as that is true; AssertionError when it never is."""
+    deadline = time.monotonic() + within
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"still not so after {within} s: {inspect.getsource(condition).strip()}"
+        await asyncio.sleep(0.02)
+
+
+def marked_processes(mark: str) -> dict[int, str]:
+    """The living processes, other than this one, that were started with this mark: pid → command."""
+    found: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or entry.name == str(_own_pid()):
+            continue
+        try:
+            environ = (entry / "environ").read_bytes()
+            if f"{MARK}={mark}".encode() in environ:
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+def _own_pid() -> int:
+    return int(Path("/proc/self").resolve().name)
