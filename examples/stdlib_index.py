@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 
 from sidequest import JobContext, JobFailed, JobHandle, Retry, Sidequest, job
 
+CPUS = os.cpu_count() or 1
 STDLIB = Path(sysconfig.get_path("stdlib"))
 VANISHING = ("abc.py", "ast.py", "bisect.py")
 EXPECTED = ("SyntaxError", "Retry")
@@ -46,7 +47,7 @@ class Module:
 async def scan(ctx: JobContext, folder: str, limit: int | None = None) -> dict[str, int]:
     """Enqueue one job for each Python file in the folder; their ids, by path."""
     paths = await asyncio.to_thread(python_files, Path(folder))
-    chosen = paths[:: -(-len(paths) // limit)] if limit else paths
+    chosen = paths[:: -(-len(paths) // limit) or 1] if limit else paths  # every n-th
     handles = await ctx.sidequest.enqueue_many(index.call(folder, path) for path in chosen)
     return {path: handle.id for path, handle in zip(chosen, handles, strict=True)}
 
@@ -143,14 +144,13 @@ async def show_progress(handle: JobHandle[str]) -> None:
 async def main(url: str, limit: int | None, output: Path, vanishing: Path) -> None:
     for name in VANISHING:
         shutil.copy(STDLIB / name, vanishing / f"vanished_{name}")
-    queues = {"index": {"paused": True, "concurrency": os.cpu_count() or 1}}
-    async with Sidequest(url, queues=queues, log_level="ERROR") as sq:
+    async with Sidequest(url, queues={"index": {"paused": True, "concurrency": CPUS}}, log_level="ERROR") as sq:
         scans = [await scan.enqueue(str(STDLIB), limit), await scan.enqueue(str(vanishing))]
         found = [len(await scanned.result(timeout=60)) for scanned in scans]
-        print(f"{sum(found):,} files, {os.cpu_count()} CPUs")
+        print(f"{sum(found):,} files, {CPUS} CPUs")
         shutil.rmtree(vanishing)  # their jobs are waiting already
         await sq.queues.resume("index")
-        handle = await report.enqueue([scanned.id for scanned in scans], str(output.resolve()))
+        handle = await report.enqueue([scanned.id for scanned in scans], str(output))
         await show_progress(handle)
         print(await handle.result())
     print(f"written to {output}")
@@ -165,4 +165,4 @@ if __name__ == "__main__":
     with TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         database = given.url or f"sqlite:///{temporary}/index.db"
         (vanishing := Path(temporary, "vanishing")).mkdir()
-        asyncio.run(main(database, given.limit, given.output, vanishing))
+        asyncio.run(main(database, given.limit, given.output.absolute(), vanishing))

@@ -83,7 +83,7 @@ async def persist(unit: Callable[[], Awaitable[T]], patience: timedelta) -> T:
             if tries == MOST_TRIES or monotonic() > deadline:
                 raise BackendUnavailable(f"other writers held the database for too long: {conflict}") from conflict
         tries += 1
-        await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 -- jitter, no secret
+        await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:

@@ -95,7 +95,14 @@ async def test_a_retry_gives_an_ended_job_a_clean_new_life(backend, insert, clai
     now = clock.advance(seconds=9)
     assert not await backend.apply([transitions.retry(failed, now)])
     assert await backend.get(held.id) == replace(
-        failed, state=State.WAITING, available_at=now, max_attempts=2, lease=None, engine=None, started_at=None, finished_at=None
+        failed,
+        state=State.WAITING,
+        available_at=now,
+        max_attempts=2,
+        lease=None,
+        engine=None,
+        started_at=None,
+        finished_at=None,
     )
     assert [(job.id, job.attempt) for job in await claim(lease="l2")] == [(held.id, 2)]
 

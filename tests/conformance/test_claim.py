@@ -36,9 +36,7 @@ async def test_a_claim_changes_state_holder_attempt_and_time_and_nothing_else(ba
     before = await backend.get(id)
     now = clock.advance(seconds=5)
     await claim(engine="e7", lease="l7")
-    assert await backend.get(id) == replace(
-        before, state=State.CLAIMED, engine="e7", lease="l7", attempt=1, claimed_at=now
-    )
+    assert await backend.get(id) == replace(before, state=State.CLAIMED, engine="e7", lease="l7", attempt=1, claimed_at=now)
 
 
 async def test_a_claim_clears_start_and_progress_of_the_attempt_before(backend, insert, claim, clock, chance):

@@ -34,7 +34,9 @@ async def ids_left(backend) -> list[int]:
 
 async def test_delete_spares_what_an_engine_holds(backend, job_in):
     ids = {state: await job_in(state) for state in State}
-    assert await backend.delete([*ids.values(), 999]) == {ids[state] for state in State if state not in transitions.CLAIMED_OR_RUNNING}
+    assert await backend.delete([*ids.values(), 999]) == {
+        ids[state] for state in State if state not in transitions.CLAIMED_OR_RUNNING
+    }
     assert await ids_left(backend) == [ids[State.CLAIMED], ids[State.RUNNING]]
     assert await backend.delete([]) == frozenset()
 

@@ -48,10 +48,12 @@ async def test_jobs_are_counted_where_they_came_and_where_they_ended(backend, in
     await backend.apply([transitions.finish(done, Completed(), start, now, chance)])
     now = clock.advance(minutes=1)
     error = JobError("error", "E", "no")
-    await backend.apply([
-        transitions.finish(failed, Failed(error), start, now, chance),
-        transitions.finish(canceled, Stopped(), start, now, chance),
-    ])
+    await backend.apply(
+        [
+            transitions.finish(failed, Failed(error), start, now, chance),
+            transitions.finish(canceled, Stopped(), start, now, chance),
+        ]
+    )
     assert await backend.count_over_time(start, MINUTE, 3, None) == [
         Bucket(start, 5, 0, 0, 0),
         Bucket(start + MINUTE, 1, 1, 0, 0),

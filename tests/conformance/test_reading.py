@@ -44,12 +44,14 @@ async def test_ends_tells_what_ended_and_what_does_not_exist(backend, insert, cl
     await insert(*(NewJob(f"shop:n{n}") for n in range(5)))
     done, failed, canceled, running = await claim(4)
     error = JobError("error", "E", "no")
-    await backend.apply([
-        transitions.finish(done, Completed("7"), None, clock.time, chance),
-        transitions.finish(failed, Failed(error), None, clock.time, chance),
-        transitions.start(running, clock.time),
-        transitions.Change(canceled.id, "l1", (State.CLAIMED,), State.CANCELED, {"finished_at": clock.time}),
-    ])
+    await backend.apply(
+        [
+            transitions.finish(done, Completed("7"), None, clock.time, chance),
+            transitions.finish(failed, Failed(error), None, clock.time, chance),
+            transitions.start(running, clock.time),
+            transitions.Change(canceled.id, "l1", (State.CLAIMED,), State.CANCELED, {"finished_at": clock.time}),
+        ]
+    )
     errors = (await backend.get(failed.id)).errors_json
     ends, missing = await backend.ends([done.id, failed.id, canceled.id, running.id, running.id + 1, 777])
     assert ends == [
@@ -100,7 +102,10 @@ async def test_filter_by_queue_and_name_is_exact(backend, insert):
 
 async def test_filter_by_tag_finds_whole_tags_only(backend, insert):
     ids = await insert(
-        NewJob("shop:a", tags=("red", "blue")), NewJob("shop:b", tags=("dark-red",)), NewJob("shop:c"), NewJob("shop:d", tags=("blue",))
+        NewJob("shop:a", tags=("red", "blue")),
+        NewJob("shop:b", tags=("dark-red",)),
+        NewJob("shop:c"),
+        NewJob("shop:d", tags=("blue",)),
     )
     assert await ids_of(backend, tag="red") == [ids[0]]
     assert await ids_of(backend, tag="blue") == [ids[3], ids[0]]
@@ -110,7 +115,9 @@ async def test_filter_by_tag_finds_whole_tags_only(backend, insert):
 
 
 async def test_text_is_found_in_name_args_and_errors(backend, insert, claim, clock, chance):
-    ids = await insert(NewJob("shop:needle"), NewJob("shop:b", '{"args":["a needle."]}'), NewJob("shop:c", queue="q"), NewJob("shop:d"))
+    ids = await insert(
+        NewJob("shop:needle"), NewJob("shop:b", '{"args":["a needle."]}'), NewJob("shop:c", queue="q"), NewJob("shop:d")
+    )
     (held,) = await claim(queue="q")
     await backend.apply([transitions.finish(held, Failed(JobError("error", "E", "the needle")), None, clock.time, chance)])
     assert await ids_of(backend, text="needle") == [ids[2], ids[1], ids[0]]

@@ -128,10 +128,12 @@ async def test_a_waiting_job_can_be_moved_to_now_and_to_later(backend, insert, c
     (first,) = await insert(delay=timedelta(days=1))
     (second,) = await insert()
     now, later = clock.time, clock.time + timedelta(seconds=30)
-    await backend.apply([
-        Change(first, None, (State.WAITING,), State.WAITING, {"available_at": now}),
-        Change(second, None, (State.WAITING,), State.WAITING, {"available_at": later}),
-    ])
+    await backend.apply(
+        [
+            Change(first, None, (State.WAITING,), State.WAITING, {"available_at": now}),
+            Change(second, None, (State.WAITING,), State.WAITING, {"available_at": later}),
+        ]
+    )
     assert [job.id for job in await claim(10)] == [first]
     assert (await backend.look()).next_due_in == timedelta(seconds=30)
 
@@ -141,10 +143,12 @@ async def test_a_new_due_time_without_a_state_moves_a_waiting_job_only(backend, 
     await claim()
     later = clock.time + timedelta(seconds=30)
     anywhere = (State.WAITING, State.CLAIMED)
-    await backend.apply([
-        Change(held, "l1", anywhere, None, {"available_at": later}),
-        Change(waiting, None, anywhere, None, {"available_at": later}),
-    ])
+    await backend.apply(
+        [
+            Change(held, "l1", anywhere, None, {"available_at": later}),
+            Change(waiting, None, anywhere, None, {"available_at": later}),
+        ]
+    )
     assert list(await claim(10)) == []
     clock.advance(seconds=30)
     assert await backend.promote(10) == 1

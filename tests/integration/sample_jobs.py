@@ -249,3 +249,8 @@ class Tenant(Job):
         if day == 0:
             self.complete("early")
         return f"{self.tenant} {day} {self.ctx.queue} {self.ctx.attempt}"
+
+
+@job
+def read_stdin() -> str:
+    return sys.stdin.read()
