@@ -75,7 +75,7 @@ class EngineProcess:
         self._send(Kind.WATCH, ids)
 
     def learn(self, modules: list[str]) -> None:
-        self._send(Kind.MODULES, modules)
+        self._send(Kind.MODULES, {"modules": modules, "path": _import_path()})
 
     # Life
 
@@ -230,7 +230,7 @@ class EngineProcess:
         settings["modules"] = list(self._modules())
         return {
             "settings": settings,
-            "path": [os.path.abspath(entry) for entry in sys.path],
+            "path": _import_path(),
             "script": {"name": self._script.name, "path": self._script.path} if self._script else None,
             "predecessor": predecessor,
         }
@@ -244,6 +244,11 @@ def _environment() -> dict[str, str]:
     if root not in map(os.path.realpath, installed):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     return environment
+
+
+def _import_path() -> list[str]:
+    """Where this process finds modules, for processes that may have another working directory."""
+    return [str(Path(entry).absolute()) for entry in sys.path]
 
 
 def _born(pid: int) -> str:

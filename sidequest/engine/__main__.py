@@ -88,7 +88,9 @@ class AppPipe(asyncio.Protocol):
                 self._watched.update(ids)
                 self.jobs_ended(engine.recently_ended(ids))
             case Kind.MODULES:
-                engine.learn(read_json(payload))
+                news = read_json(payload)
+                sys.path[:] = news["path"]
+                engine.learn(news["modules"])
             case Kind.STOP:
                 engine.stop(read_json(payload))
             case _:
@@ -130,7 +132,8 @@ async def serve(orders_in: BinaryIO, events_out: BinaryIO) -> int:
 
 async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
     settings = Settings.from_json(start["settings"])
-    logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("sidequest").setLevel(settings.log_level)  # drivers log statements with their values: not those
     sys.path[:] = start["path"]  # workers inherit it: they import what the app could import
     pipe.grace = min(ORPHAN_GRACE, settings.shutdown_timeout.total_seconds())
     script = Script(**start["script"]) if start["script"] else None

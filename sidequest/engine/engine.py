@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -154,6 +155,7 @@ class Engine:
         plain = self._settings.to_json()
         return {
             "modules": list(self._settings.modules),
+            "path": sys.path,  # the list itself: it may grow while the engine runs
             "script": {"name": script.name, "path": script.path} if script else None,
             "log_level": self._settings.log_level,
             "job_defaults": plain["job_defaults"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -102,10 +103,10 @@ class Lanes:
             self._start_lane()
 
     def learn(self, modules: Sequence[str]) -> None:
-        """The app has defined jobs in more modules."""
+        """The app has defined jobs in more modules, perhaps in new places of `sys.path`."""
         self._greeting["modules"] = list(dict.fromkeys([*self._greeting["modules"], *modules]))
         for lane in self._lanes:
-            lane.link.write(pack_json(Kind.MODULES, modules))
+            lane.link.write(pack_json(Kind.MODULES, {"modules": list(modules), "path": sys.path}))
 
     def slots(self, queue: str) -> int:
         """How many more jobs of this queue could start at once as far as workers go."""
@@ -167,7 +168,7 @@ class Lanes:
                     return lane
                 if lane.role is None:
                     blank = blank or lane
-        return blank
+        return blank if self._count(role) < self._settings.max_workers else None
 
     def _shared_lane(self) -> Lane | None:
         shared = [lane for lane in self._lanes if lane.open and lane.role is Role.ASYNC]

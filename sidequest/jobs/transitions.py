@@ -169,7 +169,8 @@ def _backoff(job: ClaimedJob, chance: Random) -> timedelta:
 
 
 def _end(job: ClaimedJob, state: State, started_at: datetime | None, now: datetime, **columns: object) -> Change:
-    columns["started_at"] = started_at
+    if started_at is not None:
+        columns["started_at"] = started_at
     columns["finished_at"] = now
     columns["cancel_requested_at"] = None
     return Change(job.id, job.lease, CLAIMED_OR_RUNNING, state, columns)

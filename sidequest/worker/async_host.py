@@ -61,7 +61,7 @@ class AsyncHost:
                 for run in self._running.values():
                     run.announce_shutdown()
             case Kind.MODULES:
-                self._loader.extend(read_json(payload))
+                self._loader.extend(**read_json(payload))
                 self._send(self._loader.catalogue(Kind.CATALOGUE))
             case Kind.CLOSE:
                 self.closed.set()

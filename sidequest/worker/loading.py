@@ -41,8 +41,10 @@ class Loader:
         for module in self._modules:
             self._load(module)
 
-    def extend(self, modules: Iterable[str]) -> None:
-        """The app has defined jobs in more modules."""
+    def extend(self, modules: Iterable[str], path: list[str]) -> None:
+        """The app has defined jobs in more modules, perhaps in new places of `sys.path`."""
+        sys.path[:] = path
+        importlib.invalidate_caches()
         for module in modules:
             self._roots.add(module.partition(".")[0])
             self._load(module)

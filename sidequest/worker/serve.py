@@ -71,6 +71,7 @@ def serve() -> None:
     frames = Channel(channel)
     _, payload = frames.receive_one()
     start = read_json(payload)
+    sys.path[:] = start["path"]
     logging.basicConfig(level=start["log_level"], format="%(levelname)s %(name)s: %(message)s")
     send = _Redirect(frames.send)
     client = WorkerClient(send, read_job_defaults(start["job_defaults"]))
@@ -81,7 +82,7 @@ def serve() -> None:
     reporter = _Reporter(send)
     kind, payload = frames.receive_one()
     while kind is Kind.MODULES:
-        loader.extend(read_json(payload))
+        loader.extend(**read_json(payload))
         frames.send(loader.catalogue(Kind.CATALOGUE))
         kind, payload = frames.receive_one()
     if kind is Kind.ROLE and payload.decode() == Role.ASYNC:

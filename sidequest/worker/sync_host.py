@@ -144,7 +144,7 @@ class SyncHost:
                 if self._call is not None:
                     self._call.context.shutting_down = True
             case Kind.MODULES:
-                self._loader.extend(read_json(payload))
+                self._loader.extend(**read_json(payload))
                 self._channel.send(self._loader.catalogue(Kind.CATALOGUE))
             case Kind.CLOSE:
                 self._inbox.put(None)

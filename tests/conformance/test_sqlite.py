@@ -424,7 +424,6 @@ def run_python(code: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=environment,
-        user=user,
         text=True,
         capture_output=True,
         check=False,
@@ -476,6 +475,7 @@ async def main():
     await store.open()
     async def die(session):
         await store.insert_queue(session, {"name": "half", "concurrency": 1, "priority": 0, "paused": 0, "updated_at": ""})
+        print("dying", flush=True)
         os._exit(9)
     await store.transact(die)
 asyncio.run(main())
@@ -483,6 +483,6 @@ asyncio.run(main())
 
 
 async def test_a_process_that_dies_in_a_transaction_leaves_nothing_and_no_lock(path, store):
-    await asyncio.to_thread(run_python, DIE, f"sqlite:///{path}")
+    assert await asyncio.to_thread(run_python, DIE, f"sqlite:///{path}") == "dying"
     assert await store.list_queues() == []
     assert await store.create_queue(QueueRecord("whole"))

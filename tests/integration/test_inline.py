@@ -1,0 +1,74 @@
+"""`engine="inline"`: the same jobs and promises in this very event loop, without processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from sidequest import JobContext, JobFailed, Sidequest, State, job
+
+from tests.integration import sample_jobs as jobs
+from tests.integration.conftest import StartSidequest
+from tests.integration.waiting import eventually, marked_processes
+
+
+@pytest.fixture
+async def inline(start: StartSidequest) -> Sidequest:
+    return await start(engine="inline", kill_grace=0.2, shutdown_timeout=1)
+
+
+async def test_jobs_run_here_and_start_no_process(inline: Sidequest, mark: str) -> None:
+    pids = [await (await definition.enqueue(0)).result(timeout=5) for definition in (jobs.nap, jobs.sleep)]
+    assert pids == [os.getpid()] * 2
+    assert not marked_processes(mark)
+
+
+async def test_a_sync_job_does_not_block_the_loop(inline: Sidequest) -> None:
+    slow = await jobs.sleep.enqueue(0.5)
+    assert await (await jobs.add.enqueue(1, 2)).result(timeout=5) == 3
+    assert (await slow.refresh()).state is not State.COMPLETED
+    await slow.result(timeout=5)
+
+
+async def test_jobs_fail_retry_and_snooze_as_elsewhere(inline: Sidequest) -> None:
+    with pytest.raises(JobFailed, match="boom"):
+        await (await jobs.boom.enqueue()).result(timeout=5)
+    assert await (await jobs.retries.enqueue()).result(timeout=5) == 3
+    assert await (await jobs.snoozes.enqueue()).result(timeout=5) == 1
+    assert await (await jobs.parent.enqueue(3)).result(timeout=5) == [0, 2, 4]
+
+
+async def test_an_async_job_is_stopped_by_its_timeout_and_by_a_cancel(inline: Sidequest) -> None:
+    with pytest.raises(JobFailed, match="timeout"):
+        await (await jobs.async_hang.enqueue()).result(timeout=5)
+    handle = await jobs.nap.enqueue(60)
+    await eventually(lambda: _running(inline))
+    assert await handle.cancel() == "requested"
+    assert await handle.wait(timeout=5) is State.CANCELED
+
+
+async def test_a_job_defined_in_a_function_can_run_here(inline: Sidequest) -> None:
+    seen: list[int] = []
+
+    @job
+    async def local(ctx: JobContext, n: int) -> None:
+        seen.append(n)
+
+    await (await local.enqueue(5)).result(timeout=5)
+    assert seen == [5]
+
+
+async def test_stopping_gives_back_what_does_not_end(url: str) -> None:
+    async with Sidequest(url, engine="inline", shutdown_timeout=0.1) as sq:
+        handle = await jobs.nap.enqueue(60)
+        await eventually(lambda: _running(sq))
+    async with Sidequest(url, engine="off") as sq:
+        record = await sq.handle(handle.id).refresh()
+    assert (record.state, record.attempt, record.interrupts) == (State.WAITING, 0, 1)
+
+
+async def _running(sq: Sidequest) -> bool:
+    await asyncio.sleep(0)
+    return (await sq.jobs.count())[State.RUNNING] > 0
