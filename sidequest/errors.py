@@ -103,6 +103,13 @@ class JobCanceled(SidequestError):
         self.name = name
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """The error itself, or the first one in a task group's group of errors."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return error  # pyright: ignore[reportUnknownVariableType]
+
+
 class JobStopped(BaseException):
     """Raised inside a running sync job that must stop: timeout, cancel or shutdown.
 

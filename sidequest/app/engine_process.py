@@ -96,7 +96,9 @@ class EngineProcess:
                 ready = await self._answer()
         except TimeoutError:
             await self._kill()
-            raise EngineStartError(f"the engine was not ready after {self._settings.start_timeout.total_seconds():g} s") from None
+            raise EngineStartError(
+                f"the engine was not ready after {self._settings.start_timeout.total_seconds():g} s"
+            ) from None
         except BaseException:
             await self._kill()
             raise
@@ -152,13 +154,16 @@ class EngineProcess:
 
     async def _answer(self) -> dict[str, Any]:
         """The first READY; EngineStartError for FAILED or an end without a word."""
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         while data := await self._process.stdout.read(65_536):
             ready: dict[str, Any] | None = None
             for kind, payload in self._splitter.feed(data):
                 if kind is Kind.FAILED:
                     failure = read_json(payload)
-                    raise EngineStartError(f"the engine could not start: {failure['type']}: {failure['message']}\n\n{failure['trace']}")
+                    raise EngineStartError(
+                        f"the engine could not start: {failure['type']}: {failure['message']}\n\n{failure['trace']}"
+                    )
                 if kind is Kind.READY:
                     ready = read_json(payload)
                 else:
@@ -170,7 +175,8 @@ class EngineProcess:
 
     async def _follow(self) -> None:
         """Handle events until the engine's stdout ends."""
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         while data := await self._process.stdout.read(65_536):
             for kind, payload in self._splitter.feed(data):
                 self._handle(kind, payload)

@@ -22,7 +22,9 @@ class Lifespan:
     async def __aenter__(self) -> None:
         await self._start()
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self._stop()
 
     def __aiter__(self) -> Self:

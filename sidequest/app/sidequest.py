@@ -21,7 +21,7 @@ from sidequest.backends.watch import EndWatch
 from sidequest.config import QueueSettings, Settings
 from sidequest.engine.engine import Engine, Orders
 from sidequest.engine.inline import InlineLink
-from sidequest.errors import ConfigError
+from sidequest.errors import ConfigError, first_cause
 from sidequest.jobs import client as clients
 from sidequest.jobs.checks import Seconds
 from sidequest.jobs.client import CancelAnswer, Client
@@ -137,7 +137,9 @@ class Sidequest(Client):
     async def __aenter__(self) -> Self:
         return await self.start()
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.stop()
 
     def lifespan(self, app: object = None, /) -> Any:
@@ -157,8 +159,7 @@ class Sidequest(Client):
         except BaseException as error:
             if started.done():
                 raise
-            cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
-            started.set_exception(cause)
+            started.set_exception(first_cause(error))
             started.exception()  # whoever awaits it gets it; nobody awaiting is no news
         finally:
             clients.detach(self)

@@ -7,17 +7,15 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from sidequest.cli.failures import WRONG_USE, one_line
 from sidequest.clock import utc_now
 from sidequest.jobs import checks
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 T = TypeVar("T")
-INTEGER = re.compile(r"-?[0-9]{1,20}")  # not what else int() takes: spaces, underscores, digits of other scripts
+INTEGER = re.compile(r"-?[0-9]{1,100}")  # not what else int() takes: spaces, underscores, digits of other scripts
 AGO = re.compile(r"([0-9]{1,9})([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -26,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     """As argparse's, but an error is one line, and says nothing that must stay secret."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, allow_abbrev=False)
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         self.exit(WRONG_USE, f"sidequest: {one_line(message)} (see `{self.prog} --help`)\n")
@@ -115,6 +113,8 @@ def instant(what: str, now: Callable[[], datetime] = utc_now) -> Callable[[str],
         except (ValueError, OverflowError):
             hint = "an ISO 8601 time such as 2026-11-23T09:00:00+00:00, or an age such as 90s, 15m, 2h, 3d"
             raise ValueError(f"{what} must be {hint}, not {text!r}") from None
+        if moment.tzinfo is None:
+            raise ValueError(f"{what} must carry an offset, as in {text}{'' if 'T' in text else 'T00:00:00'}Z")
         return checks.instant(what, moment)
 
     return judged(judge)
@@ -126,17 +126,21 @@ Arguments = tuple[list[Any], dict[str, Any]]
 @judged
 def job_arguments(text: str) -> Arguments:
     """`["positional", 1]` or `{"keyword": 1}` as JSON."""
+    value = _read_json(text)
+    if isinstance(value, list):
+        return value, {}
+    if isinstance(value, dict):
+        return [], value
+    raise ValueError(f"ARGUMENTS must be a JSON object (keyword arguments) or array (positional ones), not {text[:60]!r}")
+
+
+def _read_json(text: str) -> list[Any] | dict[str, Any] | str | float | None:
     try:
-        value: object = json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant)  # type: ignore[no-any-return]
     except RecursionError:
         raise ValueError("ARGUMENTS must not be nested that deep") from None
     except ValueError as error:
         raise ValueError(f"ARGUMENTS must be JSON: {error}") from None
-    if isinstance(value, list):
-        return cast("list[Any]", value), {}
-    if isinstance(value, dict):
-        return [], cast("dict[str, Any]", value)
-    raise ValueError(f"ARGUMENTS must be a JSON object (keyword arguments) or array (positional ones), not {text[:60]!r}")
 
 
 def _refuse_constant(word: str) -> NoReturn:

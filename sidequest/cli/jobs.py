@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -201,7 +202,7 @@ def _report(answers: Mapping[int, str | Exception], *, as_json: bool) -> int:
         print_json({"jobs": jobs})
     for id, answer in answers.items():
         if id in refused:
-            complain(refused[id])
+            print(f"sidequest: {refused[id]}", file=sys.stderr)
         elif not as_json:
             print(f"{id} {answer}")
     return FAILED if refused else DONE

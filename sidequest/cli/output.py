@@ -48,7 +48,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], width: int | None 
     """Lines with aligned columns, each cut to `width`; the last column is as long as it likes."""
     lines = [head, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(head) - 1)]
-    return [cut("  ".join([*(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=False)), line[-1]]), width) for line in lines]
+    padded = [[*(f"{cell:<{w}}" for cell, w in zip(line[:-1], widths, strict=True)), line[-1]] for line in lines]
+    return [cut("  ".join(line), width) for line in padded]
 
 
 def cut(line: str, width: int | None) -> str:
@@ -138,14 +139,19 @@ def job_note(record: JobRecord, now: datetime) -> str:
     return ""
 
 
+ALWAYS_SHOWN = ("attempt", "args", "result")
+"""Of the other keys, what is zero, false or empty says nothing."""
+
+
 def job_lines(record: JobRecord) -> list[str]:
     """Everything about a job, for people; what was never set is left out."""
     document = job_document(record)
     errors = document.pop("errors")
-    shown = {key: value for key, value in document.items() if value not in (None, [], False)}
+    shown = {key: value for key, value in document.items() if value is not None and (value or key in ALWAYS_SHOWN)}
     lines = [f"{key:<{max(map(len, shown))}}  {_shown(value)}" for key, value in shown.items()]
     for error in errors:
-        lines += ["", printable(f"attempt {error['attempt']} at {error['at']}: {error['kind']}: {error['type']}: {error['message']}")]
+        what = f"{error['kind']}: {error['type']}: {error['message']}"
+        lines += ["", printable(f"attempt {error['attempt']} at {error['at']}: {what}")]
         lines += [f"    {printable(line)}" for line in error["trace"].splitlines()]
     return lines
 

@@ -95,8 +95,8 @@ def _one(ask: Ask) -> Callable[[argparse.Namespace], int]:
 async def _create(sq: sidequest.Sidequest, args: argparse.Namespace) -> QueueRecord:
     try:
         return await sq.queues.create(args.name, **_given(args), paused=args.paused)
-    except ValueError as error:  # the values are checked already: the queue exists
-        raise Failed(error) from None
+    except ValueError:  # the values are checked already
+        raise Failed(f"queue {args.name} exists already; change it with: sidequest queues set") from None
 
 
 async def _pause(sq: sidequest.Sidequest, args: argparse.Namespace) -> QueueRecord:

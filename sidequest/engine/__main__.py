@@ -20,6 +20,7 @@ from sidequest.backends import make_backend
 from sidequest.config import Settings
 from sidequest.engine.engine import Engine, Orders
 from sidequest.engine.worker_process import WorkerProcess
+from sidequest.errors import first_cause
 from sidequest.jobs.naming import Script
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json, read_json
 
@@ -51,7 +52,7 @@ class AppPipe(asyncio.Protocol):
         """Return when the app has read everything, or has had a second to do so."""
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
-                while self._out.get_write_buffer_size() and not self._out.is_closing():
+                while self._out.get_write_buffer_size() and not self._out.is_closing():  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(0.005)
 
     def data_received(self, data: bytes) -> None:
@@ -119,7 +120,7 @@ async def serve(orders_in: BinaryIO, events_out: BinaryIO) -> int:
     try:
         await _run(pipe, start)
     except BaseException as error:
-        cause = next(iter(error.exceptions)) if isinstance(error, BaseExceptionGroup) else error
+        cause = first_cause(error)
         pipe.send(Kind.FAILED, {
             "type": type(cause).__name__, "message": str(cause),
             "trace": "".join(traceback.format_exception(cause)),

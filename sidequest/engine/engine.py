@@ -16,7 +16,7 @@ import anyio
 
 from sidequest.backends.base import Backend
 from sidequest.backends.watch import EndWatch
-from sidequest.clock import from_epoch_us, monotonic
+from sidequest.clock import from_epoch_us
 from sidequest.config import Settings
 from sidequest.engine.cancellations import Cancellations
 from sidequest.engine.cleanup import Cleanup
@@ -170,10 +170,10 @@ class Engine:
         self._lanes.stop_placing()
         self._lanes.recall_all()
         self._lanes.release_backlog()
-        await self._jobs_done(0 if self._hurry.is_set() else within)
+        await _first_of(within, self._lanes.idle, self._hurry)
         for id in self._lanes.running():
             self._lanes.halt(id, StopReason.SHUTDOWN, grace=SHUTDOWN_GRACE)
-        await self._jobs_done(SHUTDOWN_GRACE + KILL_WAIT)
+        await _first_of(SHUTDOWN_GRACE + KILL_WAIT, self._lanes.idle)
         self._lanes.abandon()
         self._lanes.close_all()
         with anyio.move_on_after(FLUSH_WAIT) as flushing:
@@ -182,16 +182,7 @@ class Engine:
             logger.error("the database did not take the last job changes: those jobs will run again")
         with suppress(SidequestError):
             await self._store.forget_engine(self.id)
-        with anyio.move_on_after(CLOSE_WAIT):  # what is left after that is killed with its task
-            while not self._lanes.empty:
-                await asyncio.sleep(0.005)
-
-    async def _jobs_done(self, within: float) -> None:
-        """Return when no lane has a job, or `within` seconds have passed."""
-        deadline = monotonic() + within
-        hurried = self._hurry.is_set()
-        while self._lanes.running() and monotonic() < deadline and self._hurry.is_set() is hurried:
-            await asyncio.sleep(0.01)
+        await _first_of(CLOSE_WAIT, self._lanes.gone)  # what is left after that is killed with its task
 
     async def _watch_lanes(self) -> None:
         while True:
@@ -249,7 +240,17 @@ class Engine:
             return
         self._writing.pop(entry.job.id, None)
         level = logging.DEBUG if entry.change.state is State.CANCELED else logging.WARNING
-        logger.log(level, "job %d was taken away from this engine; its end (%s) was not written", entry.job.id, entry.change.state)
+        logger.log(
+            level, "job %d was taken away from this engine; its end (%s) was not written", entry.job.id, entry.change.state
+        )
+
+
+async def _first_of(within: float, *events: asyncio.Event) -> None:
+    """Return when one of the events is set, or `within` seconds have passed."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 def _log_end(id: int, name: str, outcome: Outcome, state: State | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -17,10 +17,10 @@ class Errands:
     """
 
     def __init__(self) -> None:
-        self._asked: deque[tuple[Callable[..., Awaitable[None]], tuple[Any, ...]]] = deque()
+        self._asked: deque[tuple[Callable[..., Coroutine[Any, Any, None]], tuple[Any, ...]]] = deque()
         self._wake = asyncio.Event()
 
-    def start(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
+    def start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         self._asked.append((function, args))
         self._wake.set()
 

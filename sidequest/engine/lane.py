@@ -74,6 +74,7 @@ class Lane:
     since_hello: float | None = None
     """When its worker first said that it is ready; None: it has not come so far."""
     recalled: bool = False
+    _filling: bool = False
     _outgoing: list[ClaimedJob] = field(default_factory=list[ClaimedJob])
 
     async def run(self, greeting: dict[str, Any]) -> Death:
@@ -87,6 +88,14 @@ class Lane:
     @property
     def open(self) -> bool:
         return self.ready and not self.closing and not self.exclusive
+
+    def has_room(self, most: int) -> bool:
+        """Whether more short jobs may queue behind the first: filled up when half empty, in one go."""
+        if len(self.jobs) <= most // 2:
+            self._filling = True
+        elif len(self.jobs) >= most:
+            self._filling = False
+        return self._filling and len(self.jobs) > 0
 
     def put(self, held: Held, role: Role) -> None:
         """Take a job, to be sent with `flush`; a lane keeps the role of its first job."""

@@ -7,6 +7,7 @@ along only what was running in it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -72,6 +73,10 @@ class Lanes:
         self.loads: dict[str, Load] = {}
         self.held: dict[int, Held] = {}
         """Every job that this engine has claimed and whose end it does not know yet."""
+        self.idle, self.gone = asyncio.Event(), asyncio.Event()
+        """Set while no job is in any lane; while there is no lane."""
+        self.idle.set()
+        self.gone.set()
         self._settings = settings
         self._floor = floor
         self._errands = errands
@@ -87,14 +92,19 @@ class Lanes:
         self._failed_starts = 0
         self._start_not_before = 0.0
         self._stopping = False
+        self._pump_is_due = False
+        self._loop = asyncio.get_running_loop()
 
     # What comes in
 
     def accept(self, jobs: Iterable[ClaimedJob]) -> None:
         """Claimed jobs: they start as soon as a lane and their queue's concurrency allow."""
         for job in jobs:
-            role = Role.ASYNC if self._kinds.get(job.name, False) else Role.SYNC
-            self._shelve(Held(job, role=role))
+            held = Held(job, role=self._role(job))
+            self._shelve(held)
+            if self._kinds:
+                load = self.loads[job.queue]
+                load.sync_share += 0.2 * ((held.role is Role.SYNC) - load.sync_share)
         self.pump()
 
     def warm_up(self) -> None:
@@ -109,13 +119,19 @@ class Lanes:
             lane.link.write(pack_json(Kind.MODULES, {"modules": list(modules), "path": sys.path}))
 
     def slots(self, queue: str) -> int:
-        """How many more jobs of this queue could start at once as far as workers go."""
+        """How many more jobs of this queue could start at once as far as workers go.
+
+        Which kind a job is shows when it is claimed; so this goes by the kinds of the queue's last
+        jobs, and even when no worker is free it lets one in: it may be async.
+        """
         if self._failed_starts >= GIVE_UP_AFTER:
             return 0
-        if self._backlog.get((queue, Role.ASYNC)) or (queue, Role.SYNC) not in self._backlog:
+        load = self.loads.get(queue)
+        if load is None or load.sync_share < 0.05:
             return self._settings.max_concurrent_jobs
         idle = sum(1 for lane in self._lanes if not lane.closing and not lane.jobs and lane.role is not Role.ASYNC)
-        return idle + max(0, self._settings.max_workers - self._alive())
+        free = idle + max(0, self._settings.max_workers - self._alive())
+        return max(int(free / load.sync_share), 0 if load.backlog else 1)
 
     # Placing
 
@@ -137,6 +153,11 @@ class Lanes:
             lane.flush()
         self._start_missing_lanes()
 
+    def _pump_and_tell(self) -> None:
+        self._pump_is_due = False
+        self.pump()
+        self._floor.room_freed()
+
     def _place(self, queue: str, role: Role, held: Held) -> Lane | None:
         """The lane for this job, its slot taken; None when it has to wait."""
         load = self.loads[queue]
@@ -152,6 +173,7 @@ class Lanes:
         if lane is not None:
             load.running += 1
             self._running += 1
+            self.idle.clear()
         return lane
 
     def _put(self, lane: Lane, held: Held, role: Role) -> None:
@@ -181,7 +203,7 @@ class Lanes:
             return None
         most = max(1, min(LONGEST_QUEUE, int(SHORT / max(mean, 1e-6))))
         for lane in self._lanes:
-            if lane.open and lane.role is Role.SYNC and not lane.recalled and 0 < len(lane.jobs) < most:
+            if lane.open and lane.role is Role.SYNC and not lane.recalled and lane.has_room(most):
                 first = next(iter(lane.jobs.values()))
                 if first.job.queue == queue and self._means.get(first.job.name, SHORT) < SHORT:
                     return lane
@@ -236,6 +258,7 @@ class Lanes:
             return
         lane = Lane(self, self._make_link())
         self._lanes.append(lane)
+        self.gone.clear()
         self._errands.start(self._live, lane)
 
     async def _live(self, lane: Lane) -> None:
@@ -243,6 +266,8 @@ class Lanes:
             death = await lane.run(self._greeting)
         finally:
             self._lanes.remove(lane)
+            if not self._lanes:
+                self.gone.set()
             self._floor.workers_changed([lane.link.pid for lane in self._lanes])
         self._buried(lane, death)
 
@@ -302,8 +327,9 @@ class Lanes:
             lane.exclusive = False
             if lane.served >= self._settings.max_jobs_per_worker and not lane.closing:
                 lane.close()
-        self.pump()
-        self._floor.room_freed()
+        if not self._pump_is_due:  # one pump for all frames that came in one read
+            self._pump_is_due = True
+            self._loop.call_soon(self._pump_and_tell)
 
     def lane_started(self, started: Iterable[tuple[int, int]]) -> None:
         for id, started_us in started:
@@ -391,7 +417,9 @@ class Lanes:
         if over:
             held.stop = held.stop or StopReason.TIMEOUT
             self._bounded.pop(held.job.id, None)
-            logger.warning("job %d does not stop (%s): killing its worker %d", held.job.id, held.stop.describe(), held.lane.link.pid)
+            logger.warning(
+                "job %d does not stop (%s): killing its worker %d", held.job.id, held.stop.describe(), held.lane.link.pid
+            )
             self._errands.start(held.lane.link.kill, held.job.id)
 
     def _retire_idle(self, lane: Lane, now: float) -> None:
@@ -451,10 +479,6 @@ class Lanes:
             elif not lane.closing:
                 lane.close()
 
-    @property
-    def empty(self) -> bool:
-        return not self._lanes
-
     def _end(self, held: Held, outcome: Outcome, started_us: int, finished_us: int) -> None:
         self.held.pop(held.job.id, None)
         self._bounded.pop(held.job.id, None)
@@ -470,6 +494,8 @@ class Lanes:
         if lane.role is Role.ASYNC or not lane.jobs:
             self.loads[held.job.queue].running -= 1
             self._running -= 1
+            if not self._running:
+                self.idle.set()
 
     def _unshelve(self, held: Held) -> None:
         self._backlog[held.job.queue, held.role].remove(held)
@@ -478,12 +504,15 @@ class Lanes:
     def _sort_out_backlog(self) -> None:
         """Jobs that were claimed before any worker could say what kind they are."""
         waiting = [held for backlog in self._backlog.values() for held in backlog]
-        for backlog in self._backlog.values():
-            backlog.clear()
+        self._backlog.clear()
         for held in waiting:
             self.loads[held.job.queue].backlog -= 1
-            held.role = Role.ASYNC if self._kinds.get(held.job.name, False) else Role.SYNC
+            held.role = self._role(held.job)
             self._shelve(held)
+
+    def _role(self, job: ClaimedJob) -> Role:
+        """Where the job runs; a job that no worker knows so far runs alone, and may turn out to be async."""
+        return Role.ASYNC if self._kinds.get(job.name, False) else Role.SYNC
 
     def _measure(self, job: ClaimedJob, seconds: float, now: float) -> None:
         mean = self._means.get(job.name)

@@ -59,8 +59,11 @@ class Outbox:
         self._wake.set()
 
     def put(self, job: ClaimedJob, change: Change) -> None:
-        """The job's attempt is over."""
+        """The job's attempt is over; what it reported last goes with its end, which leaves no lease to report under."""
         self._starts.pop(job.id, None)
+        lease, progress = self._progress.pop(job.id, (None, None))
+        if lease == job.lease:
+            change = change._replace(columns={**change.columns, "progress": progress})
         self._entries.append(Entry(job, change))
         self._empty.clear()
         self._wake.set()

@@ -50,6 +50,8 @@ class Load:
     """Slots of the queue's concurrency in use."""
     backlog: int = 0
     """Claimed, and not yet given to a worker."""
+    sync_share: float = 0.0
+    """How many of its last jobs were sync, from 0 to 1."""
     meter: QueueMeter = field(default_factory=QueueMeter)
 
 

@@ -190,7 +190,7 @@ async def _gone(process: BaseProcess) -> None:
         finally:
             loop.remove_reader(watch)
             os.close(watch)
-    while process.exitcode is None:  # the executor's own thread may be the one that reaps it
+    while process.exitcode is None:  # noqa: ASYNC110 - the executor's own thread may be the one that reaps it
         await asyncio.sleep(0.002 if watch is not None else 0.02)
 
 

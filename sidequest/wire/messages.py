@@ -137,7 +137,7 @@ def pack_started(started: Iterable[tuple[int, int]]) -> bytes:
 
 
 def read_started(payload: bytes) -> Iterator[tuple[int, int]]:
-    return _STARTED.iter_unpack(payload)  # type: ignore[return-value]
+    return _STARTED.iter_unpack(payload)
 
 
 def pack_ids(kind: Kind, ids: Iterable[int]) -> bytes:

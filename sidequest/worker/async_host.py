@@ -191,7 +191,7 @@ class _Stepped(Coroutine[Any, Any, Any]):
         self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+        return self  # pyright: ignore[reportReturnType]
 
     def __iter__(self) -> _Stepped:
         return self

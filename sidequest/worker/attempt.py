@@ -184,5 +184,3 @@ def _without_our_frames(error: BaseException) -> BaseException:
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("sidequest.worker"):
         trace = trace.tb_next
     return error.with_traceback(trace) if trace is not None else error
-
-

@@ -73,4 +73,4 @@ def _error(name: str, message: str, id: int | None) -> Exception:
     if name == "JobNotFound" and id is not None:
         return errors.JobNotFound(id)
     kind = TimeoutError if name == "TimeoutError" else getattr(errors, name, errors.SidequestError)
-    return kind(message)  # type: ignore[no-any-return]
+    return kind(message)

@@ -52,21 +52,24 @@ class Loader:
     def catalogue(self, kind: Kind) -> bytes:
         """A frame that tells the engine which jobs run here, and which of them are async."""
         self.changed = False
-        return pack_json(kind, {"pid": os.getpid(), "kinds": registry.kinds(), "broken": sorted(self.broken)})
+        return pack_json(kind, {"pid": os.getpid(), "kinds": registry.kinds()})
 
     def find(self, name: str) -> Definition | None:
-        """The job of this name, imported now if its module was not needed before; else None."""
-        definition = registry.get(name)
-        if definition is not None:
-            return definition
+        """The job of this name, imported now if its module was not needed before; else None.
+
+        What a module defined before its import failed is not run: half a module is none.
+        """
         module = name.partition(":")[0]
-        if module.partition(".")[0] in self._roots:
+        if registry.get(name) is None and module.partition(".")[0] in self._roots:
             self._load(module)
-        return registry.get(name)
+        definition = registry.get(name)
+        return None if definition is None or definition.module in self.broken else definition
 
     def failure(self, name: str) -> BaseException | None:
         """Why the module that holds this job could not be imported, if that is the case."""
-        return self.broken.get(name.partition(":")[0])
+        definition = registry.get(name)
+        module = name.partition(":")[0] if definition is None else definition.module or ""
+        return self.broken.get(module)
 
     def _load(self, module: str) -> None:
         if module in self._tried:

@@ -18,6 +18,7 @@ import aiosqlite
 import pytest
 
 from sidequest.backends.base import JobFilter
+from sidequest.backends.session import Session
 from sidequest.backends.sqlite import SqliteBackend
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError
@@ -286,6 +287,18 @@ async def test_readers_are_never_held_up_by_a_writer(store, foreign):
     foreign.execute("BEGIN EXCLUSIVE")
     assert await store.migration_status() == await store.migration_status()
     assert (await store.look()).queues == []
+    foreign.execute("ROLLBACK")
+
+
+async def test_a_transaction_has_the_write_lock_from_its_beginning(store, foreign):
+    foreign.execute("PRAGMA busy_timeout = 0")
+
+    async def look_around(session: Session) -> None:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            foreign.execute("BEGIN IMMEDIATE")
+
+    await store.transact(look_around)
+    foreign.execute("BEGIN IMMEDIATE")
     foreign.execute("ROLLBACK")
 
 

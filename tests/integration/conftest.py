@@ -13,7 +13,6 @@ import pytest
 
 from sidequest import Sidequest
 from sidequest.jobs.definition import registry
-
 from tests.integration.waiting import MARK, eventually, marked_processes
 
 JOBS = "tests.integration.sample_jobs"

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -136,10 +137,8 @@ async def async_hang() -> None:
 @job(max_attempts=1, timeout=0.2, kill_grace=0.2)
 def stubborn() -> None:
     while True:
-        try:
+        with suppress(BaseException):
             time.sleep(60)
-        except BaseException:  # noqa: S110, PERF203
-            pass
 
 
 @job(max_attempts=1, timeout=0.2, kill_grace=0.2)
@@ -150,10 +149,8 @@ def hold_the_gil() -> None:
 @job(max_attempts=1, timeout=0.2, kill_grace=0.2, isolated=True)
 async def block_the_loop() -> None:
     while True:
-        try:
-            time.sleep(60)  # noqa: ASYNC251
-        except BaseException:  # noqa: S110, PERF203
-            pass
+        with suppress(BaseException):
+            time.sleep(60)
 
 
 @job
@@ -199,7 +196,7 @@ async def about_itself(ctx: JobContext) -> dict[str, object]:
 @job
 async def reports_progress(ctx: JobContext, gate: str) -> None:
     ctx.progress(3, 10, "página 3")
-    while not Path(gate).exists():
+    while not Path(gate).exists():  # noqa: ASYNC110 - another process makes it
         await asyncio.sleep(0.01)
 
 

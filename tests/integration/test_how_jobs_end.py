@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 
 from sidequest import (
-    JobCanceled, JobFailed, JobHandle, NotSerializable, Sidequest, State, call_by_name,
+    JobCanceled,
+    JobFailed,
+    JobHandle,
+    NotSerializable,
+    Sidequest,
+    State,
+    call_by_name,
 )  # fmt: skip
 from sidequest.jobs.record import NewJob
-
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import eventually
@@ -251,7 +256,9 @@ async def test_a_row_cannot_choose_what_code_runs(sq: Sidequest) -> None:
     assert (await handle.refresh()).errors[0].kind == "unknown"
 
 
-async def test_a_module_that_cannot_be_imported_says_so_in_the_job(start: StartSidequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_module_that_cannot_be_imported_says_so_in_the_job(
+    start: StartSidequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "broken_shop.py").write_text("raise RuntimeError('no licence')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     sq = await start(modules=["broken_shop"])

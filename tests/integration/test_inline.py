@@ -8,7 +8,6 @@ import os
 import pytest
 
 from sidequest import JobContext, JobFailed, Sidequest, State, job
-
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import eventually, marked_processes

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from sidequest import BackendUnavailable, ConfigError, EngineStartError, Sidequest, SidequestError, State
-
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import eventually, marked_processes
@@ -191,7 +190,9 @@ async def test_an_engine_that_does_not_become_ready_is_given_up(
 async def test_the_engines_own_error_reaches_the_app(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Sidequest(url, engine="off"):
         pass
-    monkeypatch.setattr("sidequest.app.engine_process.EngineProcess._orders", lambda self, _: _orders_for("sqlite:////nowhere/x.db"))
+    monkeypatch.setattr(
+        "sidequest.app.engine_process.EngineProcess._orders", lambda self, _: _orders_for("sqlite:////nowhere/x.db")
+    )
     with pytest.raises(EngineStartError, match="/nowhere"):
         await Sidequest(url).start()
 

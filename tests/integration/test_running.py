@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from sidequest import ConfigError, JobNotFound, JobStateError, QueueNotFound, Sidequest, State
-
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import eventually
@@ -129,7 +128,7 @@ async def test_pausing_does_not_stop_what_runs(sq: Sidequest) -> None:
 
 
 async def test_an_engine_serves_only_its_queues(start: StartSidequest) -> None:
-    sq = await start(queues=["mail*", "-mail.slow"])
+    await start(queues=["mail*", "-mail.slow"])
     served = await jobs.add.options(queue="mail.fast").enqueue(1, 2)
     refused = [await jobs.add.options(queue=queue).enqueue(1, 2) for queue in ("mail.slow", "default")]
     assert await served.result(timeout=10) == 3
