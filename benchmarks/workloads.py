@@ -102,7 +102,7 @@ async def bridge(definition: JobDef[[], Any], count: int) -> Figures:
     greeting = {"modules": ["benchmarks.jobs"], "path": sys.path, "script": None, "log_level": "WARNING", "job_defaults": {}}
     lanes = Lanes(settings, floor, errands, WorkerProcess, greeting, lambda queue: 10)
     running = asyncio.create_task(errands.run())
-    lanes.warm_up()
+    lanes.crew.warm_up()
     await floor.hello.wait()
     cpu = time.process_time()
     began = time.perf_counter()
@@ -118,8 +118,8 @@ async def bridge(definition: JobDef[[], Any], count: int) -> Figures:
     await floor.done.wait()
     took, cpu = time.perf_counter() - began, time.process_time() - cpu
     lanes.stop_placing()
-    lanes.close_all()
-    await lanes.gone.wait()
+    lanes.crew.close_all()
+    await lanes.crew.gone.wait()
     running.cancel()
     return {"jobs_per_s": count / took, "engine_cpu_us_per_job": cpu / count * 1e6}
 

@@ -26,10 +26,20 @@ WRONG_FILE = frozenset({
 
 async def connect(path: str, busy_timeout: float) -> SqliteSession:
     """A session on the file. Not to be cancelled: the connection would be lost with its thread."""
-    try:
-        connection = await aiosqlite.connect(path, timeout=busy_timeout, isolation_level=None)
-    except sqlite3.Error as error:
-        raise _at_open(error, path) from error
+    failures: list[sqlite3.Error] = []
+
+    def open_file() -> sqlite3.Connection:
+        try:
+            return sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+        except sqlite3.Error as error:
+            # aiosqlite does not await the end of a thread whose connect fails: it would outlive the loop
+            failures.append(error)
+            return sqlite3.connect(":memory:")
+
+    connection = await aiosqlite.Connection(open_file, iter_chunk_size=64)
+    if failures:
+        await connection.close()
+        raise _at_open(failures[0], path) from failures[0]
     return SqliteSession(connection, path)
 
 

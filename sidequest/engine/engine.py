@@ -103,7 +103,7 @@ class Engine:
         self._cancellations.look_now()
 
     def learn(self, modules: Sequence[str]) -> None:
-        self._lanes.learn(modules)
+        self._lanes.crew.learn(modules, sys.path)
 
     def recently_ended(self, ids: Sequence[int]) -> list[int]:
         """Those of the jobs that ended here a moment ago."""
@@ -122,7 +122,7 @@ class Engine:
             for loop in (self._errands.run, self._outbox.run, self._heartbeat.run, self._rescue.run, self._cancellations.run,
                          self._cleanup.run, self._ends.run, self._watch_lanes):  # fmt: skip
                 tasks.start_soon(loop)
-            self._lanes.warm_up()
+            self._lanes.crew.warm_up()
             dispatching = asyncio.create_task(self._dispatcher.run())
             try:
                 ready()
@@ -175,18 +175,20 @@ class Engine:
             self._lanes.halt(id, StopReason.SHUTDOWN, grace=SHUTDOWN_GRACE)
         await _first_of(SHUTDOWN_GRACE + KILL_WAIT, self._lanes.idle)
         self._lanes.abandon()
-        self._lanes.close_all()
+        self._lanes.crew.close_all()
         with anyio.move_on_after(FLUSH_WAIT) as flushing:
             await self._outbox.emptied()
         if flushing.cancelled_caught:
             logger.error("the database did not take the last job changes: those jobs will run again")
         with suppress(SidequestError):
             await self._store.forget_engine(self.id)
-        await _first_of(CLOSE_WAIT, self._lanes.gone)  # what is left after that is killed with its task
+        await _first_of(CLOSE_WAIT, self._lanes.crew.gone)  # what is left after that is killed with its task
 
     async def _watch_lanes(self) -> None:
         while True:
-            await asyncio.sleep(TICK if self._lanes.busy else IDLE_TICK)
+            if not self._lanes.busy:
+                await _first_of(IDLE_TICK, self._lanes.at_work)
+            await asyncio.sleep(TICK)
             self._lanes.look()
 
     # What happens on the floor

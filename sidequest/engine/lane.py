@@ -67,10 +67,12 @@ class Lane:
     exclusive: bool = False
     """It runs one isolated job and takes no other."""
     ready: bool = False
+    retiring: bool = False
+    """It has had its share of jobs: it takes no more, and closes when those in it have ended."""
     closing: bool = False
     served: int = 0
     since: float = field(default_factory=monotonic)
-    """When it started, or last became idle (monotonic)."""
+    """When it started, last ended a job, or began to close (monotonic)."""
     since_hello: float | None = None
     """When its worker first said that it is ready; None: it has not come so far."""
     recalled: bool = False
@@ -87,7 +89,13 @@ class Lane:
 
     @property
     def open(self) -> bool:
-        return self.ready and not self.closing and not self.exclusive
+        """Whether it takes jobs."""
+        return self.ready and not self.leaving and not self.exclusive
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it will take no job any more."""
+        return self.retiring or self.closing
 
     def has_room(self, most: int) -> bool:
         """Whether more short jobs may queue behind the first: filled up when half empty, in one go."""
@@ -124,6 +132,7 @@ class Lane:
     def close(self) -> None:
         """Let the worker end when it has nothing more to do. No jobs may be in it."""
         self.closing = True
+        self.since = monotonic()
         self.link.write(pack(Kind.CLOSE))
 
     def _receive(self, kind: Kind, payload: bytes) -> None:

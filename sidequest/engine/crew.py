@@ -1,0 +1,192 @@
+"""ENGINE PROCESS. The lanes there are: started when needed, replaced after their share, ended when idle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
+from typing import Any
+
+from sidequest.clock import monotonic
+from sidequest.config import Settings
+from sidequest.engine.errands import Errands
+from sidequest.engine.lane import Lane, LaneOwner
+from sidequest.engine.worker_process import Death, Link
+from sidequest.wire.frames import Kind, pack, pack_json
+from sidequest.wire.messages import Role
+
+logger = logging.getLogger(__name__)
+START_WAITS = (0.1, 0.5, 1.0, 2.0, 5.0)
+GIVE_UP_AFTER = 3
+"""Workers that failed to start in a row before claimed jobs are given back."""
+CLOSE_WAIT = 2.0
+"""Seconds after which a worker that was told to close is killed."""
+
+
+class Crew:
+    """Starts and ends lanes for their owner, who is told through `changed` and `died`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        owner: LaneOwner,
+        errands: Errands,
+        make_link: Callable[[], Link],
+        greeting: dict[str, Any],
+        changed: Callable[[Sequence[int]], None],
+        died: Callable[[Lane, Death], None],
+    ) -> None:
+        self.gone = asyncio.Event()
+        """Set while there is no lane."""
+        self.gone.set()
+        self._settings = settings
+        self._owner = owner
+        self._errands = errands
+        self._make_link = make_link
+        self._greeting = greeting
+        self._changed = changed
+        self._died = died
+        self._lanes: list[Lane] = []
+        self._failed_starts = 0
+        self._start_not_before = 0.0
+        self._stopping = False
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(list(self._lanes))
+
+    # Counting and choosing
+
+    def alive(self, role: Role | None = None) -> int:
+        """Lanes that take jobs or will do so, of one role or of any."""
+        return sum(1 for lane in self._lanes if not lane.leaving and (role is None or lane.role is role))
+
+    @property
+    def starting(self) -> int:
+        return sum(1 for lane in self._lanes if not lane.ready and not lane.closing)
+
+    @property
+    def room(self) -> int:
+        """Lanes that may be started beside those that are alive."""
+        return max(0, self._settings.max_workers - self.alive())
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether worker after worker failed to start; after a pause another one may be tried."""
+        return self._failed_starts >= GIVE_UP_AFTER and monotonic() < self._start_not_before
+
+    def idle(self, role: Role) -> Lane | None:
+        """A lane of this role without jobs, or one that has no role so far and may take it."""
+        blank = None
+        for lane in self._lanes:
+            if lane.open and not lane.jobs:
+                if lane.role is role:
+                    return lane
+                if lane.role is None:
+                    blank = blank or lane
+        return blank if self.alive(role) < self._settings.max_workers else None
+
+    def shared(self) -> list[Lane]:
+        """The lanes in which async jobs run side by side, those with the fewest first."""
+        lanes = [lane for lane in self._lanes if lane.open and lane.role is Role.ASYNC]
+        return sorted(lanes, key=lambda lane: len(lane.jobs))
+
+    # Starting
+
+    def warm_up(self) -> None:
+        """Start the lanes that are kept in any case."""
+        self.start(self._settings.min_workers - len(self._lanes))
+
+    def start(self, count: int) -> None:
+        """Start more lanes; none while the last ones could not start, nor when all is ending."""
+        for _ in range(count):
+            if self._stopping or monotonic() < self._start_not_before:
+                return
+            lane = Lane(self._owner, self._make_link())
+            self._lanes.append(lane)
+            self.gone.clear()
+            self._errands.start(self._live, lane)
+
+    def welcome(self, lane: Lane) -> bool:
+        """The lane's worker said hello or has news; whether it was its first word."""
+        first = lane.since_hello is None
+        if first:
+            lane.since_hello = monotonic()
+            self._failed_starts = 0
+            self._tell()
+        return first
+
+    def learn(self, modules: Sequence[str], path: Sequence[str]) -> None:
+        """The app has defined jobs in more modules, perhaps in new places of `sys.path`."""
+        self._greeting["modules"] = list(dict.fromkeys([*self._greeting["modules"], *modules]))
+        for lane in self._lanes:
+            lane.link.write(pack_json(Kind.MODULES, {"modules": list(modules), "path": list(path)}))
+
+    async def _live(self, lane: Lane) -> None:
+        try:
+            death = await lane.run(self._greeting)
+        except Exception:  # no more processes or descriptors: a start that failed like any other
+            logger.exception("a worker process could not be started")
+            death = Death(None)
+        finally:
+            self._lanes.remove(lane)
+            if not self._lanes:
+                self.gone.set()
+            self._tell()
+        if lane.since_hello is None and not self._stopping:
+            self._start_failed(death)
+        self._died(lane, death)
+
+    def _start_failed(self, death: Death) -> None:
+        self._failed_starts += 1
+        pause = START_WAITS[min(self._failed_starts, len(START_WAITS)) - 1]
+        self._start_not_before = monotonic() + pause
+        logger.error("a worker did not start: %s; next try in %g s", death.describe(), pause)
+
+    def _tell(self) -> None:
+        self._changed([lane.link.pid for lane in self._lanes])
+
+    # Ending
+
+    def look(self) -> None:
+        """End lanes that are idle for too long; kill those that neither start nor close."""
+        now = monotonic()
+        for lane in self:
+            if lane.jobs:
+                continue
+            if now - lane.since > self._patience(lane):
+                self._errands.start(lane.link.kill, 0)
+            elif lane.open and self.alive() > self._settings.min_workers:
+                self._retire_idle(lane, now)
+        self.warm_up()
+
+    def end_its_share(self, lane: Lane) -> None:
+        """After some of its jobs ended: a lane that has had its share takes no more, and closes when empty."""
+        lane.since = monotonic()
+        lane.retiring = lane.served >= self._settings.max_jobs_per_worker
+        if lane.retiring and not lane.jobs and not lane.closing:
+            lane.close()
+
+    def shut_down(self) -> None:
+        """Nothing new starts; running jobs are told."""
+        self._stopping = True
+        for lane in self._lanes:
+            lane.link.write(pack(Kind.SHUTTING_DOWN))
+
+    def close_all(self) -> None:
+        """Let the idle workers end; those with jobs in them are killed for no job's sake."""
+        for lane in self:
+            if lane.jobs or not lane.ready:
+                self._errands.start(lane.link.kill, 0)
+            elif not lane.closing:
+                lane.close()
+
+    def _patience(self, lane: Lane) -> float:
+        """How long a lane without jobs may stay as it is: starting, closing, or ready."""
+        if lane.closing:
+            return CLOSE_WAIT
+        return inf if lane.ready else self._settings.worker_start_timeout.total_seconds()
+
+    def _retire_idle(self, lane: Lane, now: float) -> None:
+        if now - lane.since > self._settings.worker_idle_timeout.total_seconds():
+            lane.close()
