@@ -242,10 +242,10 @@ def _modules(name: str, value: object) -> tuple[str, ...]:
 def _job_defaults(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a mapping of options, not {value!r}")
-    checked = check_options(value, DEFAULT_OPTIONS, f"an option of {name}")  # pyright: ignore[reportUnknownArgumentType]
-    if callable(checked.get("backoff")):
+    given: Mapping[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+    if callable(given.get("backoff")):
         raise TypeError(f"{name}: a backoff function belongs to the decorator, @job(backoff=…)")
-    return checked
+    return check_options(given, DEFAULT_OPTIONS, f"an option of {name}")
 
 
 _CHECKS: dict[str, Callable[[str, object], Any]] = {

@@ -248,4 +248,6 @@ def _states(given: State | str | Sequence[State | str] | None) -> tuple[State, .
     if not isinstance(given, str | Sequence):
         raise TypeError(f"state must be a state or a sequence of states, not {given!r}")
     words = [given] if isinstance(given, str) else list(given)
+    if not words:
+        raise ValueError("state must name at least one state; leave it out for all of them")
     return tuple(State(checks.choice("state", word, [state.value for state in State])) for word in words)

@@ -163,6 +163,8 @@ class Sidequest(Client):
             started.exception()  # whoever awaits it gets it; nobody awaiting is no news
         finally:
             clients.detach(self)
+            if self._ends is not None:
+                self._ends.close()
             self._store = self._ends = self._engine = None
             await store.close()
 
@@ -249,6 +251,8 @@ class Sidequest(Client):
 
     def _opened(self) -> Backend:
         if self._store is None or self._stop.is_set():
+            if os.environ.get(MARK):
+                raise ConfigError("inside a job use `job.enqueue(…)` or `ctx.sidequest`: workers do not open the database")
             raise ConfigError("this Sidequest is not started: use `async with sq:` or `await sq.start()`")
         return self._store
 

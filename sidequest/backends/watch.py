@@ -64,6 +64,13 @@ class EndWatch:
             self._look_at.update(known)
             self._wake.set()
 
+    def close(self) -> None:
+        """Nobody will look any more: whoever still waits is told so."""
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(SidequestError("Sidequest was stopped while this waited for the end of a job"))
+
     async def run(self) -> None:
         pause = SHORTEST
         while True:

@@ -73,7 +73,8 @@ class Crew:
     @property
     def gave_up(self) -> bool:
         """Whether worker after worker failed to start; after a pause another one may be tried."""
-        return self._failed_starts >= GIVE_UP_AFTER and monotonic() < self._start_not_before
+        failing = self._failed_starts >= GIVE_UP_AFTER and monotonic() < self._start_not_before
+        return failing and not any(lane.ready for lane in self._lanes)
 
     def idle(self, role: Role) -> Lane | None:
         """A lane of this role without jobs, or one that has no role so far and may take it."""
@@ -161,7 +162,7 @@ class Crew:
         self.warm_up()
 
     def end_its_share(self, lane: Lane) -> None:
-        """After some of its jobs ended: a lane that has had its share takes no more, and closes when empty."""
+        """After some of its jobs ended or came back: a lane that has had its share takes no more, and closes when empty."""
         lane.since = monotonic()
         lane.retiring = lane.served >= self._settings.max_jobs_per_worker
         if lane.retiring and not lane.jobs and not lane.closing:

@@ -51,7 +51,7 @@ class Dispatcher:
         self._looked_at = 0.0
         self._wake = asyncio.Event()
         self._expecting = True
-        self._closed = False
+        self._closed = asyncio.Event()
         self._chance = Random()
 
     def wake(self) -> None:
@@ -65,12 +65,12 @@ class Dispatcher:
 
     def close(self) -> None:
         """Claim nothing more. `run` returns when a claim that is under way has come in."""
-        self._closed = True
+        self._closed.set()
         self._wake.set()
 
     async def run(self) -> None:
         trouble = 0.0
-        while not self._closed:
+        while not self._closed.is_set():
             try:
                 busy = await self._round()
                 trouble = 0.0
@@ -78,8 +78,10 @@ class Dispatcher:
                 trouble = min(TROUBLE_WAIT, max(self._interval, trouble * 2))
                 logger.warning("cannot claim jobs, trying again in %.1f s: %s", trouble, error)
                 busy = False
-            if not busy:
-                await self._rest(trouble)
+            if trouble:
+                await _happened(self._closed, trouble)  # nothing else hurries a database in trouble
+            elif not busy:
+                await self._rest()
 
     async def _round(self) -> bool:
         """One try to get work; whether another one may follow at once."""
@@ -102,7 +104,7 @@ class Dispatcher:
             return True
         if expecting:
             return not claimed or age > WOKEN_LOOK_AGE
-        return age > (SETTINGS_AGE if claimed else self._interval)
+        return age > (SETTINGS_AGE if claimed else self._interval / 2)
 
     async def _look(self) -> None:
         look = await self._store.look()
@@ -116,7 +118,7 @@ class Dispatcher:
 
     async def _claim(self) -> int:
         rooms = self._scheduler.rooms(self._lanes.loads, self._lanes.slots)
-        if not rooms or self._closed:
+        if not rooms or self._closed.is_set():
             return 0
         try:
             jobs = await self._store.claim(self._engine_id, uuid4().hex, rooms)
@@ -132,15 +134,19 @@ class Dispatcher:
         self._lanes.accept(jobs)
         return len(jobs)
 
-    async def _rest(self, trouble: float) -> None:
-        pause = trouble or self._pause * self._chance.uniform(0.9, 1.1)
+    async def _rest(self) -> None:
+        pause = self._pause * self._chance.uniform(0.9, 1.1)
         if self._next_due is not None:
             pause = min(pause, max(self._next_due - monotonic(), 0.001))
-        try:
-            async with asyncio.timeout(pause):
-                await self._wake.wait()
-        except TimeoutError:
+        if not await _happened(self._wake, pause):
             self._pause = min(self._interval * IDLE_FACTOR, self._pause * 1.5)
-        if trouble:
-            await asyncio.sleep(trouble)
         self._wake.clear()
+
+
+async def _happened(event: asyncio.Event, within: float) -> bool:
+    """Whether the event came in that many seconds; returns as soon as it does."""
+    try:
+        async with asyncio.timeout(within):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -30,6 +30,7 @@ class Heartbeat:
         self._store = store
         self._known = known
         self._uncertain = False
+        self._suspects: set[tuple[int, str]] = set()
         self._chance = Random()
         self.unbroken_since: float | None = None
         """Since when every beat has reached the database (monotonic); None after one that did not."""
@@ -65,12 +66,16 @@ class Heartbeat:
             await self._reconcile()
 
     async def _reconcile(self) -> None:
-        """Release the jobs that are leased to this engine and that it does not know."""
+        """Release the jobs that are leased to this engine and that it does not know.
+
+        Only what was unknown at the last beat as well: another claim's answer may be on its way.
+        """
         held = await self._store.held_by(self._engine_id, RECONCILE)
-        now = self._store.now()
-        strays = [job for job in held if not self._known(job.id)]
+        unknown = {(job.id, job.lease): job for job in held if not self._known(job.id)}
+        strays = [job for key, job in unknown.items() if key in self._suspects]
         if strays:
-            changes = [transitions.finish(job, Released(), None, now, self._chance) for job in strays]
-            await self._store.apply(changes)
+            now = self._store.now()
+            await self._store.apply([transitions.finish(job, Released(), None, now, self._chance) for job in strays])
             logger.warning("gave back %d jobs of a claim whose answer was lost", len(strays))
-        self._uncertain = len(held) == RECONCILE
+        self._suspects = unknown.keys() - {(job.id, job.lease) for job in strays}
+        self._uncertain = bool(self._suspects) or len(held) == RECONCILE

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sidequest.clock import monotonic
 from sidequest.engine.worker_process import Death, Link
 from sidequest.jobs.record import ClaimedJob
-from sidequest.wire.frames import Kind, pack, read_json
+from sidequest.wire.frames import Kind, pack, read_json, read_object
 from sidequest.wire.messages import (
     End,
     Role,
@@ -144,7 +144,7 @@ class Lane:
             case Kind.PROGRESS:
                 self.owner.lane_progress(*read_progress(payload))
             case Kind.REQUEST:
-                self.owner.lane_request(self, read_json(payload))
+                self.owner.lane_request(self, read_object(payload))
             case Kind.HELLO | Kind.CATALOGUE:
                 self.ready = True
                 self.owner.lane_ready(self, read_json(payload)["kinds"])

@@ -141,7 +141,7 @@ class Lanes:
     def _place(self, queue: str, role: Role, held: Held) -> Lane | None:
         """The lane for this job, its slot taken; None when it has to wait."""
         load = self.loads[queue]
-        may_start = load.running < self._concurrency(queue) and self._running < self._settings.max_concurrent_jobs
+        may_start = self._free(queue) > 0
         if role is Role.SYNC:
             lane = self.crew.idle(Role.SYNC) if may_start else None
             if lane is None:
@@ -157,6 +157,11 @@ class Lanes:
             self.idle.clear()
             self.at_work.set()
         return lane
+
+    def _free(self, queue: str) -> int:
+        """How many more jobs of this queue may run, as far as the limits of queue and engine go."""
+        of_queue = self._concurrency(queue) - self.loads[queue].running
+        return max(0, min(of_queue, self._settings.max_concurrent_jobs - self._running))
 
     def _put(self, lane: Lane, held: Held, role: Role) -> None:
         lane.put(held, role)
@@ -203,7 +208,7 @@ class Lanes:
         for (queue, role), waiting in self._backlog.items():
             if not waiting:
                 continue
-            free = max(0, self._concurrency(queue) - self.loads[queue].running)
+            free = self._free(queue)
             if role is Role.SYNC:
                 enough = self._is_short(waiting[0]) and self.crew.alive(Role.SYNC) >= (os.cpu_count() or 1)
                 wanted += 0 if enough else min(len(waiting), free)
@@ -215,8 +220,8 @@ class Lanes:
     def _starved(self) -> bool:
         """Whether all workers are of one kind while a job of the other kind waits."""
         return not self.crew.starting and any(
-            waiting and self.crew.alive(role) == 0 and self.crew.alive() <= self._settings.max_workers
-            for (_, role), waiting in self._backlog.items()
+            waiting and self._free(queue) and self.crew.alive(role) == 0 and self.crew.alive() <= self._settings.max_workers
+            for (queue, role), waiting in self._backlog.items()
         )
 
     # What lanes say
@@ -233,10 +238,10 @@ class Lanes:
         if lane.jobs:
             logger.warning("worker %d: %s, with %d jobs in it", lane.link.pid, death.describe(), len(lane.jobs))
         current = self.held.get(lane.link.current()[0])
-        for held, verdict in verdicts(list(lane.jobs.values()), current, lane.role, death):
+        for held, verdict in reversed(list(verdicts(list(lane.jobs.values()), current, lane.role, death))):
             self._leave(lane, held)
             if verdict is None:
-                self._shelve(held, first=True)
+                self._unstart(held)
             else:
                 self._end(held, verdict, held.started_us, epoch_us())
         if self.crew.gave_up:
@@ -274,10 +279,8 @@ class Lanes:
             if held is None:
                 continue
             self._leave(lane, held)
-            if held.stop is None:
-                self._shelve(held, first=True)
-            else:
-                self._end_unstarted(held, held.stop)
+            self._unstart(held)
+        self.crew.end_its_share(lane)
         self.pump()
 
     def lane_progress(self, id: int, text: str) -> None:
@@ -374,6 +377,13 @@ class Lanes:
 
     def _end_unstarted(self, held: Held, reason: StopReason) -> None:
         self._end(held, Stopped() if reason is StopReason.CANCEL else Released(), 0, epoch_us())
+
+    def _unstart(self, held: Held) -> None:
+        """It left its lane before it started there: it waits for another one, unless it had to stop."""
+        if held.stop is None:
+            self._shelve(held, first=True)
+        else:
+            self._end_unstarted(held, held.stop)
 
     def _leave(self, lane: Lane, held: Held) -> None:
         """The job is no longer in the lane; its slot is free, or the lane's when that is empty."""

@@ -1,7 +1,7 @@
 """ENGINE PROCESS. How many jobs of which queue to claim now: arithmetic only, no I/O.
 
 Queues are served by priority, without starving: each queue with work gets a slot in each round while
-there is room, and one that was passed over ten rounds in a row goes first.
+there is room, and those that were passed over ten rounds in a row go first, the longest before the others.
 """
 
 from __future__ import annotations
@@ -100,8 +100,10 @@ class QueueScheduler:
     def _share(self, active: list[QueueRecord], wanted: Mapping[str, int], room: int) -> dict[str, int]:
         """The room, shared: one each as long as it lasts, then by priority."""
         hungry = [queue for queue in active if wanted[queue.name] > 0]
-        hungry.sort(key=lambda queue: self._passed_over.get(queue.name, 0) < PATIENCE)
-        shares = {queue.name: 1 for queue in hungry[: max(room, 0)]}
+        if room <= 0:
+            return {}
+        hungry.sort(key=lambda queue: -max(0, self._passed_over.get(queue.name, 0) - PATIENCE + 1))
+        shares = {queue.name: 1 for queue in hungry[:room]}
         room -= len(shares)
         for queue in active:
             if queue.name in shares and room > 0:

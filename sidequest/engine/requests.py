@@ -37,7 +37,11 @@ class Requests:
 
     async def answer(self, lane: Lane, request: dict[str, Any]) -> None:
         """Do what was asked and send the reply; whatever goes wrong goes back to the job."""
-        reply: dict[str, Any] = {"n": request.get("n")}
+        n = request.get("n")
+        if not isinstance(n, int):
+            logger.error("a running job sent a request without a number: there is no way to answer it")
+            return
+        reply: dict[str, Any] = {"n": n}
         try:
             reply["answer"] = await self._do(request["do"], request["with"])
         except (SidequestError, TimeoutError) as error:

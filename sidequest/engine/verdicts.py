@@ -26,7 +26,7 @@ def verdicts(jobs: Sequence[Held], current: Held | None, role: Role | None, deat
             yield held, _stopped(held, death)
         elif held is guilty:
             yield held, Crashed(_crash(death))
-        elif role is Role.SYNC:
+        elif role is Role.SYNC and held is not current:
             yield held, None  # jobs queue in a sync lane: the others had not started
         elif guilty is not None or death.killed_for is not None:
             yield held, Released()

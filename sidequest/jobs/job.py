@@ -130,6 +130,8 @@ def job(fn: Any = None, /, **options: Any) -> Any:
 
 
 def _define(function: Any, options: Mapping[str, Any]) -> JobDef[..., Any]:
+    if getattr(function, "__name__", "") == "<lambda>":
+        raise TypeError("@job takes a function with a name of its own, not a lambda: workers find it by its name")
     if not inspect.isfunction(function) or inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise TypeError(f"@job takes a plain or async function, not {function!r}")
     definition = Definition(function, function, options, takes_context=_takes_context(function))

@@ -6,6 +6,7 @@ Order: `.options(...)` or keyword arguments at enqueue › decorator or class at
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict, cast
@@ -118,6 +119,12 @@ def _span(option: str, value: object) -> timedelta:
 
 def _backoff(option: str, value: object) -> str | BackoffFunction:
     if callable(value):
+        try:
+            inspect.signature(value).bind(1, Exception())
+        except TypeError:
+            raise TypeError(f"{option} must take (attempt, error); in a class write it with @staticmethod") from None
+        except ValueError:
+            pass  # a built-in that does not say what it takes
         return cast("BackoffFunction", value)
     return checks.choice(option, value, STRATEGIES[:2])
 

@@ -57,15 +57,23 @@ def pack(kind: Kind, payload: bytes = b"") -> bytes:
 
 
 def pack_json(kind: Kind, content: object) -> bytes:
-    return pack(kind, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
+    return pack(kind, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
 
 
 def read_json(payload: bytes) -> Any:
     """The content of a JSON frame. Raises BrokenFrame."""
     try:
         return json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenFrame(f"no JSON: {payload[:60]!r}") from error
+
+
+def read_object(payload: bytes) -> dict[str, Any]:
+    """The content of a JSON frame that holds an object. Raises BrokenFrame."""
+    content = read_json(payload)
+    if not isinstance(content, dict):
+        raise BrokenFrame(f"no object: {payload[:60]!r}")
+    return content  # pyright: ignore[reportUnknownVariableType]
 
 
 class Splitter:

@@ -1,14 +1,15 @@
 """ENGINE and WORKER PROCESS. The messages between them: jobs out, ends back.
 
 `struct` headers and JSON text: the engine never looks into arguments and results, and what a worker
-sends is never unpickled.
+sends is never unpickled. What is no message of ours raises BrokenFrame when it is read.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
@@ -98,14 +99,16 @@ def pack_run(jobs: Iterable[ClaimedJob]) -> bytes:
 
 def read_run(payload: bytes) -> Iterator[Attempt]:
     at = 0
-    while at < len(payload):
-        id, attempt, max_attempts, timeout, enqueued_us, *lengths = _RUN.unpack_from(payload, at)
-        at += _RUN.size
-        texts: list[str] = []
-        for length in lengths:
-            texts.append(payload[at : at + length].decode())
-            at += length
-        yield Attempt(id, attempt, max_attempts, None if timeout < 0 else timeout, enqueued_us, *texts)
+    with _reading("jobs", payload):
+        while at < len(payload):
+            id, attempt, max_attempts, timeout, enqueued_us, *lengths = _RUN.unpack_from(payload, at)
+            at += _RUN.size
+            texts: list[str] = []
+            for length in lengths:
+                texts.append(payload[at : at + length].decode())
+                at += length
+            _must_hold(payload, at)
+            yield Attempt(id, attempt, max_attempts, None if timeout < 0 else timeout, enqueued_us, *texts)
 
 
 def pack_end(end: End) -> bytes:
@@ -119,17 +122,16 @@ def pack_end(end: End) -> bytes:
 
 
 def read_ends(payload: bytes) -> Iterator[End]:
-    """The ends in an ENDS frame. Raises BrokenFrame."""
+    """The ends in an ENDS frame."""
     at = 0
-    try:
+    with _reading("ends", payload):
         while at < len(payload):
             id, code, started_us, finished_us, length = _END.unpack_from(payload, at)
             at += _END.size + length
+            _must_hold(payload, at)
             content = payload[at - length : at]
             outcome = Completed(content.decode() or None) if code == 0 else _outcome_from_json(json.loads(content))
             yield End(id, outcome, started_us, finished_us)
-    except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise BrokenFrame(f"no ends: {payload[:60]!r}") from error
 
 
 def pack_started(started: Iterable[tuple[int, int]]) -> bytes:
@@ -137,7 +139,8 @@ def pack_started(started: Iterable[tuple[int, int]]) -> bytes:
 
 
 def read_started(payload: bytes) -> Iterator[tuple[int, int]]:
-    return _STARTED.iter_unpack(payload)
+    with _reading("starts", payload):
+        return _STARTED.iter_unpack(payload)
 
 
 def pack_ids(kind: Kind, ids: Iterable[int]) -> bytes:
@@ -145,7 +148,8 @@ def pack_ids(kind: Kind, ids: Iterable[int]) -> bytes:
 
 
 def read_ids(payload: bytes) -> list[int]:
-    return [id for (id,) in _ID.iter_unpack(payload)]
+    with _reading("ids", payload):
+        return [id for (id,) in _ID.iter_unpack(payload)]
 
 
 def pack_halt(id: int, reason: StopReason) -> bytes:
@@ -153,8 +157,9 @@ def pack_halt(id: int, reason: StopReason) -> bytes:
 
 
 def read_halt(payload: bytes) -> tuple[int, StopReason]:
-    id, reason = _HALT.unpack(payload)
-    return id, StopReason(reason)
+    with _reading("halt", payload):
+        id, reason = _HALT.unpack(payload)
+        return id, StopReason(reason)
 
 
 def pack_progress(id: int, progress: Progress) -> bytes:
@@ -163,7 +168,22 @@ def pack_progress(id: int, progress: Progress) -> bytes:
 
 def read_progress(payload: bytes) -> tuple[int, str]:
     """The id, and the progress as the JSON text that the store keeps."""
-    return _ID.unpack_from(payload)[0], payload[_ID.size :].decode()
+    with _reading("progress", payload):
+        return _ID.unpack_from(payload)[0], payload[_ID.size :].decode()
+
+
+@contextmanager
+def _reading(what: str, payload: bytes) -> Generator[None, None, None]:
+    """Whatever goes wrong with bytes that are none of ours is a BrokenFrame."""
+    try:
+        yield
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise BrokenFrame(f"no {what}: {payload[:60]!r}") from error
+
+
+def _must_hold(payload: bytes, size: int) -> None:
+    if size > len(payload):
+        raise BrokenFrame(f"{len(payload)} bytes where {size} were announced")
 
 
 def _outcome_to_json(outcome: Outcome) -> dict[str, Any]:

@@ -34,6 +34,8 @@ from sidequest.jobs.outcome import (
 from sidequest.wire.messages import Attempt, StopReason
 from sidequest.worker.loading import Loader, StartedInWorker, describe
 
+OURS = ("sidequest.worker", "asyncio.", "concurrent.futures.thread")
+"""What stands between our call and the job's first line."""
 UNKNOWN_WAIT = timedelta(seconds=30)
 """How long a job whose name no worker here knows goes back to waiting: a deploy may be under way."""
 
@@ -181,6 +183,6 @@ def _trace(error: BaseException) -> str:
 
 def _without_our_frames(error: BaseException) -> BaseException:
     trace: TracebackType | None = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("sidequest.worker"):
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(OURS):
         trace = trace.tb_next
     return error.with_traceback(trace) if trace is not None else error

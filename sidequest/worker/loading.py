@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from importlib.machinery import SourceFileLoader
 
 from sidequest.jobs.definition import Definition, registry
 from sidequest.jobs.naming import SCRIPT_MODULE, Script
@@ -89,7 +90,8 @@ class Loader:
 
 
 def _run_script(script: Script) -> None:
-    spec = importlib.util.spec_from_file_location(SCRIPT_MODULE, script.path)
+    loader = SourceFileLoader(SCRIPT_MODULE, script.path)  # named, because a script need not end in .py
+    spec = importlib.util.spec_from_file_location(SCRIPT_MODULE, script.path, loader=loader)
     if spec is None or spec.loader is None:
         raise ImportError(f"{script.path} cannot be loaded as Python code")
     module = importlib.util.module_from_spec(spec)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sidequest import Fail, Job, JobContext, Retry, Snooze, job
+from sidequest import Fail, Job, JobContext, Retry, Sidequest, Snooze, job
 
 
 @dataclass
@@ -251,3 +251,11 @@ class Tenant(Job):
 @job
 def read_stdin() -> str:
     return sys.stdin.read()
+
+
+module_level = Sidequest("sqlite:///never_opened_here.db")
+
+
+@job(max_attempts=1)
+async def uses_a_module_level_sidequest() -> None:
+    await module_level.enqueue(add.call(1, 2))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sidequest import BackendUnavailable, ConfigError, EngineStartError, Sidequest, SidequestError, State
+from sidequest import BackendUnavailable, ConfigError, EngineStartError, JobFailed, Sidequest, SidequestError, State
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import eventually, marked_processes
@@ -287,3 +287,19 @@ def _environment() -> dict[str, str]:
 
 async def _in_state(sq: Sidequest, state: State, count: int) -> bool:
     return (await sq.jobs.count())[state] >= count
+
+
+async def test_who_waits_for_a_job_while_everything_stops_is_told_so(url: str) -> None:
+    async with Sidequest(url, shutdown_timeout=0.1) as sq:
+        handle = await jobs.add.options(delay=60).enqueue(1, 2)
+        waiting = asyncio.create_task(handle.result())
+        await asyncio.sleep(0)
+        await sq.stop()
+        with pytest.raises(SidequestError, match="was stopped while this waited"):
+            await waiting
+
+
+async def test_a_job_that_uses_the_apps_own_sidequest_is_told_what_to_use(url: str, sq: Sidequest) -> None:
+    handle = await jobs.uses_a_module_level_sidequest.enqueue()
+    with pytest.raises(JobFailed, match=r"ctx\.sidequest"):
+        await handle.result(timeout=10)

@@ -1,0 +1,255 @@
+"""Stand-ins for what surrounds the engine's parts: a store in memory, a worker that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from sidequest.backends.base import Backend, EngineRecord, Look, QueueLook
+from sidequest.engine.lane import Held, Lane
+from sidequest.engine.worker_process import Death
+from sidequest.errors import BackendUnavailable
+from sidequest.jobs.outcome import Completed, Outcome
+from sidequest.jobs.queue import QueueRecord
+from sidequest.jobs.record import ClaimedJob, JobEnd, JobRecord
+from sidequest.jobs.states import State
+from sidequest.jobs.transitions import Change
+from sidequest.wire.frames import Kind, Splitter, pack, pack_json
+from sidequest.wire.messages import End, pack_end, pack_ids, pack_progress, pack_started, read_halt, read_run
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+RETURNED = Completed(None)
+
+
+def claimed(id: int = 1, **changes: Any) -> ClaimedJob:
+    """A job as a claim returns it."""
+    job = ClaimedJob(
+        id=id, lease="lease-1", name="shop:send", queue="mail", args="{}", attempt=1, max_attempts=5, timeout_ms=None,
+        kill_grace_ms=None, backoff="exponential", retry_delay_ms=1_000, isolated=False, tags=None, meta=None, errors=None,
+        interrupts=0, crashes=0, snoozes=0, enqueued_us=0,
+    )  # fmt: skip
+    return job._replace(**changes)
+
+
+def stored(id: int = 1, state: State = State.RUNNING, **changes: Any) -> JobRecord:
+    """A job as the store returns it."""
+    values: dict[str, Any] = {
+        "id": id, "name": "shop:send", "queue": "mail", "state": state, "priority": 0, "available_at": NOW, "attempt": 1,
+        "max_attempts": 5, "timeout": None, "kill_grace": None, "backoff": "exponential", "retry_delay": timedelta(seconds=1),
+        "isolated": False, "tags": (), "engine": "engine-1", "lease": "lease-1", "inserted_at": NOW, "claimed_at": None,
+        "started_at": None, "finished_at": None, "cancel_requested_at": None, "interrupts": 0, "crashes": 0, "snoozes": 0,
+        "progress": None, "args_json": "{}", "meta_json": None, "result_json": None, "errors_json": None,
+    }  # fmt: skip
+    return JobRecord(**values | changes)
+
+
+class FakeStore:
+    """A store that answers from its attributes and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.away = False
+        """Every call raises BackendUnavailable."""
+        self.calls: list[str] = []
+        self.applied: list[Sequence[Change]] = []
+        self.refuse: frozenset[int] = frozenset()
+        self.progress: list[tuple[int, str, str]] = []
+        self.claims: list[Mapping[str, int]] = []
+        self.waiting: list[ClaimedJob] = []
+        self.queues: list[QueueLook] = []
+        self.due_in: timedelta | None = None
+        self.held: dict[str, list[ClaimedJob]] = {}
+        self.records: dict[int, JobRecord] = {}
+        self.beats: dict[str, int] = {}
+        self.finished: dict[int, JobEnd] = {}
+        self.hold: asyncio.Event | None = None
+        """While it is not set, answers are on their way."""
+
+    @property
+    def backend(self) -> Backend:
+        return cast("Backend", self)
+
+    def now(self) -> datetime:
+        return NOW
+
+    async def _answer(self, call: str) -> None:
+        self.calls.append(call)
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.away:
+            raise BackendUnavailable("the database is away")
+
+    async def apply(self, changes: Sequence[Change]) -> frozenset[int]:
+        await self._answer("apply")
+        self.applied.append(list(changes))
+        gone = {change.id for change in changes} - self.refuse
+        self.held = {engine: [job for job in jobs if job.id not in gone] for engine, jobs in self.held.items()}
+        return self.refuse & {change.id for change in changes}
+
+    async def save_progress(self, reports: Sequence[tuple[int, str, str]]) -> None:
+        await self._answer("save_progress")
+        self.progress.extend(reports)
+
+    async def look(self) -> Look:
+        await self._answer("look")
+        waiting = {job.queue for job in self.waiting}
+        return Look([QueueLook(queue, ready or queue.name in waiting) for queue, ready in self.queues], self.due_in)
+
+    async def promote(self, limit: int) -> int:
+        await self._answer("promote")
+        self.due_in = None
+        return 1
+
+    async def claim(self, engine: str, lease: str, rooms: Mapping[str, int]) -> Sequence[ClaimedJob]:
+        await self._answer("claim")
+        self.claims.append(dict(rooms))
+        taken: list[ClaimedJob] = []
+        for queue, room in rooms.items():
+            taken += [job for job in self.waiting if job.queue == queue][:room]
+        self.waiting = [job for job in self.waiting if job not in taken]
+        return taken
+
+    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str) -> None:
+        await self._answer("register_engine")
+        self.beats[id] = 0
+
+    async def beat(self, id: str) -> bool:
+        await self._answer("beat")
+        if id in self.beats:
+            self.beats[id] += 1
+        return id in self.beats
+
+    async def list_engines(self) -> Sequence[EngineRecord]:
+        await self._answer("list_engines")
+        return [EngineRecord(id, "host", 1, "1", "*", NOW, NOW, beat) for id, beat in self.beats.items()]
+
+    async def forget_engine(self, id: str) -> None:
+        await self._answer("forget_engine")
+        self.beats.pop(id, None)
+
+    async def held_by(self, engine: str, limit: int) -> Sequence[ClaimedJob]:
+        await self._answer("held_by")
+        return self.held.get(engine, [])[:limit]
+
+    async def get(self, id: int) -> JobRecord | None:
+        await self._answer("get")
+        return self.records.get(id)
+
+    async def get_many(self, ids: Iterable[int]) -> Sequence[JobRecord]:
+        await self._answer("get_many")
+        return [self.records[id] for id in ids if id in self.records]
+
+    async def ends(self, ids: Iterable[int]) -> tuple[Sequence[JobEnd], frozenset[int]]:
+        asked = sorted(ids)
+        await self._answer(f"ends {asked}")
+        missing = frozenset(id for id in asked if id not in self.finished and id not in self.records)
+        return [self.finished[id] for id in asked if id in self.finished], missing
+
+
+class FakeLink:
+    """A worker that sends what the test tells it to send."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.frames: list[tuple[Kind, bytes]] = []
+        """What the engine wrote."""
+        self.kills: list[int] = []
+        self.word = (0, 0)
+        self.immortal = False
+        self._splitter = Splitter()
+        self._death: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
+        self._tell: Callable[[Kind, bytes], None] | None = None
+
+    async def run(self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None]) -> Death:
+        self._tell = on_frame
+        return await self._death
+
+    def write(self, frame: bytes) -> None:
+        self.frames += self._splitter.feed(frame)
+
+    def current(self) -> tuple[int, int]:
+        return self.word
+
+    async def kill(self, for_job: int) -> None:
+        self.kills.append(for_job)
+        if not self.immortal:
+            self.die(-9, for_job)
+
+    # What the test makes it do
+
+    def say(self, frame: bytes) -> None:
+        assert self._tell is not None
+        for kind, payload in Splitter().feed(frame):
+            self._tell(kind, payload)
+
+    def hello(self, **kinds: bool) -> None:
+        self.say(pack_json(Kind.HELLO, {"pid": self.pid, "kinds": {name: kinds[name] for name in kinds}}))
+
+    def end(self, *ids: int, outcome: Outcome = RETURNED, took_us: int = 1_000_000) -> None:
+        self.say(pack(Kind.ENDS, b"".join(pack_end(End(id, outcome, 1, 1 + took_us)) for id in ids)))
+
+    def started(self, id: int, us: int) -> None:
+        self.say(pack_started([(id, us)]))
+
+    def returned(self, *ids: int) -> None:
+        self.say(pack_ids(Kind.RETURNED, ids))
+
+    def progress(self, id: int, progress: Any) -> None:
+        self.say(pack_progress(id, progress))
+
+    def die(self, exitcode: int | None, killed_for: int | None = None, stacks: str = "") -> None:
+        if not self._death.done():
+            self._death.set_result(Death(exitcode, killed_for, stacks))
+
+    # What the engine told it
+
+    @property
+    def ran(self) -> list[int]:
+        return [attempt.id for kind, payload in self.frames if kind is Kind.RUN for attempt in read_run(payload)]
+
+    @property
+    def role(self) -> str | None:
+        return next((payload.decode() for kind, payload in self.frames if kind is Kind.ROLE), None)
+
+    @property
+    def halted(self) -> list[tuple[int, int]]:
+        return [read_halt(payload) for kind, payload in self.frames if kind is Kind.HALT]
+
+    def told(self, kind: Kind) -> int:
+        return sum(1 for said, _ in self.frames if said is kind)
+
+
+class FakeFloor:
+    """Remembers what happened in the lanes."""
+
+    def __init__(self) -> None:
+        self.ended: dict[int, Outcome] = {}
+        self.running: list[int] = []
+        self.reports: list[tuple[int, str]] = []
+        self.requests: list[dict[str, Any]] = []
+        self.freed = 0
+
+    def job_ended(self, held: Held, outcome: Outcome, started_us: int, finished_us: int) -> None:
+        assert held.job.id not in self.ended, f"job {held.job.id} ended twice"
+        self.ended[held.job.id] = outcome
+
+    def job_running(self, held: Held) -> None:
+        self.running.append(held.job.id)
+
+    def job_progress(self, held: Held, text: str) -> None:
+        self.reports.append((held.job.id, text))
+
+    def room_freed(self) -> None:
+        self.freed += 1
+
+    def workers_changed(self, pids: Sequence[int]) -> None:
+        pass
+
+    def worker_request(self, lane: Lane, request: dict[str, Any]) -> None:
+        self.requests.append(request)
+
+
+def look(name: str, ready: bool = True, **settings: Any) -> QueueLook:
+    return QueueLook(replace(QueueRecord(name), **settings), ready)

@@ -1,0 +1,290 @@
+"""When jobs are claimed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import cast
+
+import pytest
+
+from sidequest.config import Settings
+from sidequest.engine.dispatcher import IDLE_FACTOR, TROUBLE_WAIT, Dispatcher
+from sidequest.engine.lanes import Lanes
+from sidequest.engine.queue_scheduler import Load, QueueScheduler
+from sidequest.jobs.record import ClaimedJob
+from tests.unit.engine.fakes import FakeStore, claimed, look
+from tests.unit.engine.virtual_time import settle
+
+INTERVAL = 1.0
+SETTINGS = Settings(polling_interval=timedelta(seconds=INTERVAL), max_concurrent_jobs=10)
+
+
+class FakeLanes:
+    def __init__(self) -> None:
+        self.loads: dict[str, Load] = {}
+        self.accepted: list[int] = []
+        self.free = 1_000
+
+    def slots(self, queue: str) -> int:
+        return self.free
+
+    def accept(self, jobs: Iterable[ClaimedJob]) -> None:
+        self.accepted += [job.id for job in jobs]
+
+
+@dataclass
+class Post:
+    """A dispatcher that runs, and what surrounds it."""
+
+    store: FakeStore = field(default_factory=FakeStore)
+    lanes: FakeLanes = field(default_factory=FakeLanes)
+    gate_open: bool = True
+    uncertain: int = 0
+
+    def __post_init__(self) -> None:
+        self.store.queues = [look("mail", ready=False)]
+        self.dispatcher = Dispatcher(
+            "engine-1", SETTINGS, self.store.backend, QueueScheduler(10, ("*",)), cast("Lanes", self.lanes),
+            lambda: self.gate_open, self._is_uncertain,
+        )  # fmt: skip
+
+    def _is_uncertain(self) -> None:
+        self.uncertain += 1
+
+    def enqueue(self, *ids: int) -> None:
+        self.store.waiting += [claimed(id) for id in ids]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(self.dispatcher.run())
+        await settle()
+        try:
+            yield task
+        finally:
+            self.dispatcher.close()
+            await task
+
+
+async def test_what_waits_already_is_claimed_at_the_start() -> None:
+    post = Post()
+    post.enqueue(1, 2)
+    async with post.running():
+        assert post.lanes.accepted == [1, 2]
+
+
+async def test_a_wake_up_claims_at_once() -> None:
+    post = Post()
+    async with post.running():
+        await asyncio.sleep(INTERVAL / 2)
+        post.enqueue(1)
+        post.dispatcher.wake()
+        await settle()
+        assert post.lanes.accepted == [1]
+
+
+async def test_a_job_of_a_queue_that_did_not_exist_before_is_found_at_once() -> None:
+    post = Post()
+    async with post.running():
+        post.store.queues = [look("mail", ready=False), look("new", ready=False)]
+        post.store.waiting = [claimed(1, queue="new")]
+        post.dispatcher.wake()
+        await settle()
+        assert post.lanes.accepted == [1]
+
+
+async def test_without_a_wake_up_a_job_is_found_by_polling() -> None:
+    post = Post()
+    async with post.running():
+        post.enqueue(1)
+        await asyncio.sleep(3 * INTERVAL)
+        assert post.lanes.accepted == [1]
+
+
+async def test_a_full_batch_is_followed_by_the_next_at_once() -> None:
+    post = Post()
+    post.enqueue(*range(1, 26))
+    async with post.running():
+        assert post.lanes.accepted == list(range(1, 26))
+
+
+async def test_a_freed_slot_claims_at_once() -> None:
+    post = Post()
+    post.lanes.loads["mail"] = Load(running=10)
+    post.enqueue(1)
+    async with post.running():
+        before = list(post.lanes.accepted)
+        post.lanes.loads["mail"].running = 9
+        post.dispatcher.room_freed()
+        await settle()
+        assert (before, post.lanes.accepted) == ([], [1])
+
+
+async def test_without_room_nothing_is_claimed() -> None:
+    post = Post()
+    post.lanes.loads["mail"] = Load(running=10)
+    post.enqueue(1)
+    async with post.running():
+        await asyncio.sleep(60)
+        assert "claim" not in post.store.calls
+
+
+async def test_a_claim_asks_for_the_rooms_that_there_are() -> None:
+    post = Post()
+    post.store.queues = [look("mail", concurrency=7), look("reports", concurrency=5)]
+    async with post.running():
+        assert post.store.claims == [{"mail": 7, "reports": 3}]
+
+
+async def test_while_the_gate_is_closed_nothing_is_claimed() -> None:
+    post = Post(gate_open=False)
+    post.enqueue(1)
+    async with post.running():
+        post.dispatcher.wake()
+        await asyncio.sleep(60)
+        assert post.store.calls == []
+
+
+async def test_what_came_while_the_gate_was_closed_is_claimed_when_it_opens() -> None:
+    post = Post(gate_open=False)
+    post.enqueue(1)
+    async with post.running():
+        await asyncio.sleep(60)
+        post.gate_open = True
+        await asyncio.sleep(IDLE_FACTOR * INTERVAL * 1.2)
+        assert post.lanes.accepted == [1]
+
+
+async def test_a_queue_that_ran_dry_is_not_asked_again_by_a_freed_slot() -> None:
+    post = Post()
+    post.enqueue(1)
+    async with post.running():
+        asked = post.store.calls.count("claim")
+        for _ in range(20):
+            post.dispatcher.room_freed()
+            await settle()
+        assert post.store.calls.count("claim") == asked
+
+
+async def test_jobs_whose_time_has_come_are_promoted_and_claimed_on_time() -> None:
+    post = Post()
+    post.store.due_in = timedelta(seconds=0.3)
+    async with post.running():
+        await asyncio.sleep(0.29)
+        before = post.store.calls.count("look")
+        post.store.due_in = timedelta(0)
+        post.enqueue(1)
+        await asyncio.sleep(0.02)
+        assert (before, post.store.calls.count("promote"), post.lanes.accepted) == (1, 1, [1])
+
+
+async def test_an_idle_dispatcher_looks_ever_less_often_up_to_a_limit() -> None:
+    post = Post()
+    async with post.running():
+        await asyncio.sleep(10)
+        first = post.store.calls.count("look")
+        await asyncio.sleep(1_000)
+        then = post.store.calls.count("look")
+        await asyncio.sleep(1_000)
+        last = post.store.calls.count("look") - then
+    assert 4 <= first <= 8
+    assert 85 <= last <= 115  # one in about ten seconds
+
+
+async def test_a_claimed_job_ends_the_idleness() -> None:
+    post = Post()
+    async with post.running():
+        await asyncio.sleep(1_000)
+        post.enqueue(1)
+        post.dispatcher.wake()
+        await settle()
+        before = post.store.calls.count("look")
+        await asyncio.sleep(4 * INTERVAL)
+        assert post.store.calls.count("look") > before
+
+
+async def test_a_busy_dispatcher_notices_changed_settings_within_a_second() -> None:
+    post = Post()
+    async with post.running():
+        for id in range(1, 30):
+            post.enqueue(*range(100 * id, 100 * id + 20))
+            post.dispatcher.wake()
+            await asyncio.sleep(0.05)
+            if id == 5:
+                post.store.queues = [look("mail", concurrency=3)]
+        assert post.store.claims[-1] == {"mail": 3}
+
+
+async def test_a_failing_claim_is_reported_as_uncertain_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    post = Post()
+    async with post.running():
+        post.store.away = True
+        post.enqueue(1)
+        post.dispatcher.wake()
+        await asyncio.sleep(5 * INTERVAL)
+        uncertain = post.uncertain
+        post.store.away = False
+        await asyncio.sleep(2 * TROUBLE_WAIT)
+        assert uncertain >= 1
+        assert post.lanes.accepted == [1]
+    assert "cannot claim jobs, trying again in 1.0 s: the database is away" in caplog.text
+
+
+async def test_a_failing_look_is_not_uncertain() -> None:
+    post = Post()
+    post.store.away = True
+    async with post.running():
+        await asyncio.sleep(60)
+        assert (set(post.store.calls), post.uncertain) == ({"look"}, 0)
+
+
+async def test_wake_ups_do_not_hammer_a_database_in_trouble() -> None:
+    post = Post()
+    post.store.away = True
+    async with post.running():
+        for _ in range(600):
+            post.dispatcher.wake()
+            await asyncio.sleep(0.1)
+        assert len(post.store.calls) <= 10
+
+
+async def test_a_closed_dispatcher_claims_nothing_more() -> None:
+    post = Post()
+    async with post.running() as task:
+        post.dispatcher.close()
+        await task
+        before = len(post.store.calls)
+        post.enqueue(1)
+        post.dispatcher.wake()
+        await asyncio.sleep(60)
+        assert len(post.store.calls) == before
+
+
+async def test_closing_waits_for_the_claim_in_flight_and_accepts_its_jobs() -> None:
+    post = Post()
+    post.enqueue(1)
+    async with post.running() as task:
+        post.store.hold = asyncio.Event()
+        post.enqueue(2)
+        post.dispatcher.wake()
+        await settle()
+        assert post.store.calls[-1] == "claim"
+        post.dispatcher.close()
+        await settle()
+        waited = not task.done()
+        post.store.hold.set()
+        await task
+        assert (waited, post.lanes.accepted) == (True, [1, 2])
+
+
+async def test_closing_does_not_wait_for_the_next_try_of_a_database_in_trouble() -> None:
+    post = Post()
+    post.store.away = True
+    async with post.running() as task:
+        await asyncio.sleep(60)
+        post.dispatcher.close()
+        await settle()
+        assert task.done()
