@@ -181,7 +181,7 @@ def queue_record(argument: str, name: object, given: object, defaults: QueueReco
     checked_name = checks.name(argument, name)
     if not isinstance(given, Mapping):
         given = {"concurrency": given}
-    checks.known(f"a setting of queue {checked_name!r}", given, QueueSettings.__annotations__)  # pyright: ignore[reportUnknownArgumentType]
+    checks.known(f"a setting of {argument}[{checked_name!r}]", given, QueueSettings.__annotations__)  # pyright: ignore[reportUnknownArgumentType]
     settings: Mapping[str, Any] = given  # pyright: ignore[reportUnknownVariableType]
     of = f"{argument}[{checked_name!r}]"
     return QueueRecord(
@@ -245,7 +245,10 @@ def _job_defaults(name: str, value: object) -> Mapping[str, Any]:
     given: Mapping[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
     if callable(given.get("backoff")):
         raise TypeError(f"{name}: a backoff function belongs to the decorator, @job(backoff=…)")
-    return check_options(given, DEFAULT_OPTIONS, f"an option of {name}")
+    try:
+        return check_options(given, DEFAULT_OPTIONS, f"an option of {name}")
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 _CHECKS: dict[str, Callable[[str, object], Any]] = {
@@ -309,7 +312,10 @@ def _sqlite_path(host: str, path: str) -> str:
     path = unquote(path.removeprefix("/"))
     if not path or path == ":memory:":
         raise ConfigError("url: an in-memory database is seen by one process only; name a file: sqlite:///file.db")
-    return path
+    try:
+        return checks.text("url: the file's name", path, 4_000)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _to_plain(value: Any) -> Any:

@@ -85,6 +85,8 @@ class JobsOperations:
         if span < timedelta(seconds=1):
             raise ValueError(f"width must be at least 1 second, not {span.total_seconds():g}")
         checks.integer("buckets", buckets, 1, MOST_BUCKETS)
+        if span.total_seconds() * buckets > checks.LONGEST.total_seconds() / 2:
+            raise ValueError(f"width times buckets must be at most 50 years, not {span.days} days times {buckets}")
         if queue is not None:
             checks.name("queue", queue)
         store = self._store()

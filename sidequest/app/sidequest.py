@@ -85,6 +85,7 @@ class Sidequest(Client):
 
     def __init__(self, url: str | None = None, /, **settings: Unpack[SidequestSettings]) -> None:
         self._settings = Settings.collect(url, settings)
+        make_backend(self._settings.url)  # refuses a scheme or an option that is not known
         self._job_defaults = self._settings.job_defaults
         self._store: Backend | None = None
         self._ends: EndWatch | None = None
@@ -148,7 +149,7 @@ class Sidequest(Client):
 
     async def _live(self, started: asyncio.Future[None]) -> None:
         """One task holds everything that is open, so that start and stop may come from different ones."""
-        store = make_backend(self._settings.url)
+        store = make_backend(self._settings.url)  # __init__ has seen to it that this works
         try:
             await store.open()
             if self._settings.migrate:

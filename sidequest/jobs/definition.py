@@ -103,7 +103,7 @@ class Definition:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{what}: {error}") from None
+            raise TypeError(f"{what}: {error}; it takes {signature}") from None
         classes = self.argument_classes
         positional = [
             codec.dump(value, f"argument {word!r} of {what}", classes)

@@ -30,7 +30,7 @@ LONG_NAMES = [*(name for name in NAMES if name != "x" * 101), "x" * 201]
 TEXTS = [3, True, b"x", ["x"], "a\0b", "\ud800", "x" * 1_001]
 NAIVE = datetime(2026, 11, 23, 9)  # noqa: DTZ001 - what is refused
 INSTANTS = [
-    "2026-11-23", 0, 1.5, True, date(2026, 11, 23), timedelta(1), NAIVE, datetime.min, datetime.max,
+    "2026-11-23", 0, 1.5, True, date(2026, 11, 23), timedelta(1), NAIVE,
     datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC), datetime(1969, 12, 31, tzinfo=UTC),
 ]  # fmt: skip
 TAGS = [None, "mail", 3, True, b"mail", ["a", None], ["a", 3], *([word] for word in WRONG_WORDS), ["t"] * 51, object()]
@@ -63,8 +63,11 @@ DEFINITION_OPTIONS: dict[str, list[Any]] = {
 }
 COUNTS = [*NO_INTEGERS, -1, 2**63]
 POSITIVE = [*SPANS_OR_NONE, 0, timedelta(0)]
-PATTERNS = ["mail", 3, True, {"mail": 0}, {"mail": None}, {"mail": True}, {"": 3}, {"a b": 3}, {3: 3}, {"mail": {"concurency": 3}},
-            {"mail": {"priority": 2**31}}, {"mail": {"paused": 1}}, [""], ["-"], ["a b"], [3], [None], ["*mail"], [EVIL]]  # fmt: skip
+PATTERNS = [
+    "mail", 3, True, {"mail": 0}, {"mail": None}, {"mail": True}, {"": 3}, {"a b": 3}, {3: 3},
+    {"mail": {"concurency": 3}}, {"mail": {"priority": 2**31}}, {"mail": {"paused": 1}},
+    [""], ["-"], ["a b"], [3], [None], ["*mail"], [EVIL],
+]  # fmt: skip
 SETTINGS: dict[str, list[Any]] = {
     "engine": [None, 3, True, "", "auto ", "thread", b"off"],
     "migrate": FLAGS,
@@ -127,6 +130,12 @@ def define_class(given: dict[str, Any]) -> Any:
 async def followed(changes: Any) -> None:
     async for _ in changes:
         pass
+
+
+async def settled(call: Call, sq: Sidequest, value: Any) -> None:
+    answer = call(sq, value)
+    if inspect.isawaitable(answer):
+        await answer
 
 
 def unstored(sq: Sidequest, value: Any) -> Any:
@@ -213,9 +222,7 @@ async def test_bad_input_is_refused_by_name_before_anything_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises((TypeError, ValueError)) as refused:
-        answer = call(shared, value)
-        if inspect.isawaitable(answer):
-            await answer
+        await settled(call, shared, value)
     assert argument in str(refused.value)
     assert len(str(refused.value)) < 1_000
     assert (await shared.queues.list(), sum((await shared.jobs.count()).values())) == ([], 0)
@@ -238,8 +245,7 @@ async def test_what_looks_like_an_injection_is_data(shared: Sidequest, tmp_path:
         "*",
     ]
     async with Sidequest(f"sqlite:///{tmp_path}/x.db", engine="off") as sq:
-        handles = await sq.enqueue_many([echo.call(text).options for text in ()])
-        assert handles == []
+        assert await sq.enqueue_many([]) == []
         for text in texts:
             handle = await sq.enqueue(echo.call([text, {text: text}]), meta={text: text})
             record = await handle.refresh()

@@ -383,7 +383,6 @@ async def test_tables_that_are_missing_are_made_by_migrate_up_alone(cli: Cli) ->
     assert cli.read("jobs", "list") == {"jobs": [], "next_before": None}
 
 
-@pytest.mark.xfail(strict=False, reason="aiosqlite's thread may outlive a connect that failed, and complains at exit")
 async def test_a_folder_is_exit_1(cli: Cli) -> None:
     assert "it is a directory" in cli.refused(1, "jobs", "list", "--url", f"sqlite:///{cli.folder}")
 

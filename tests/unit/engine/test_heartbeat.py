@@ -149,5 +149,5 @@ async def test_more_strays_than_fit_in_one_look_are_given_back_in_turn(post: Pos
 
 
 async def eventually_called(post: Post, name: str) -> None:
-    while name not in post.store.calls:
+    while name not in post.store.calls:  # noqa: ASYNC110 - virtual time
         await asyncio.sleep(INTERVAL / 10)
