@@ -88,7 +88,7 @@ BAD: list[tuple[str, object, type[Exception], str]] = [
     ("modules", ["shop:jobs"], ValueError, "modules: 'shop:jobs' is no module name such as 'shop.jobs'"),
     ("log_level", "LOUD", ValueError, "log_level must be one of"),
     ("log_level", 10, TypeError, "log_level must be a string"),
-    ("queue_defaults", {"concurency": 3}, TypeError, "'concurency' is not a setting of queue_defaults['default']; did you mean"),
+    ("queue_defaults", {"concurency": 3}, TypeError, "'concurency' is not a setting of queue_defaults['default']; did"),
     ("job_defaults", ["x"], TypeError, "job_defaults must be a mapping of options"),
     ("job_defaults", {"tags": ["x"]}, TypeError, "'tags' is not an option of job_defaults"),
     ("job_defaults", {"backoff": len}, TypeError, "job_defaults: a backoff function belongs to the decorator"),
