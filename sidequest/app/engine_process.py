@@ -56,6 +56,7 @@ class EngineProcess:
         self._modules = modules
         self._watched = watched
         self._on_ended = on_ended
+        self._directory = Path.cwd()  # a later engine must find a relative database where the first one did
         self._process: Process | None = None
         self._splitter = Splitter()
         self._workers: dict[int, str] = {}
@@ -88,7 +89,7 @@ class EngineProcess:
         self._splitter = Splitter()
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "sidequest.engine",
-            stdin=PIPE, stdout=PIPE, start_new_session=True, env=_environment(),
+            stdin=PIPE, stdout=PIPE, start_new_session=True, env=_environment(), cwd=self._directory,
         )  # fmt: skip
         try:
             self._send(Kind.START, self._orders(predecessor))

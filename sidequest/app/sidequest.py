@@ -90,6 +90,7 @@ class Sidequest(Client):
         self._store: Backend | None = None
         self._ends: EndWatch | None = None
         self._engine: _RunningEngine | None = None
+        self._process: EngineProcess | None = None
         self._owner: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._modules: dict[str, None] = dict.fromkeys(self._settings.modules)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import sidequest
-from sidequest.app.engine_process import EngineProcess
 from sidequest.cli import connection
 from sidequest.cli.arguments import Commands, add_url, command, integer
 from sidequest.cli.failures import DONE, FAILED, WrongUse
@@ -99,6 +98,7 @@ class _Keeper:
 
     async def _until_signal(self) -> None:
         engine, owner = self._sq._process, self._sq._owner
+        assert engine is not None
         _say(f"engine {engine.engine_id} is ready (pid {engine.pid}): {', '.join(self._modules)}")
         if owner is not None:
             await self._signal_or(owner)
@@ -132,7 +132,7 @@ class _Keeper:
 
     def _kill(self) -> None:
         """The engine's group goes now; its end makes `EngineProcess` kill the groups of its workers."""
-        engine: EngineProcess | None = getattr(self._sq, "_process", None)
+        engine = self._sq._process
         if engine is not None and engine.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(engine.pid, signal.SIGKILL)

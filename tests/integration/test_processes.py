@@ -20,9 +20,9 @@ from tests.integration.waiting import eventually, marked_processes
 
 
 def engine_pid(sq: Sidequest) -> int:
-    pid = sq._process.pid
-    assert pid is not None
-    return pid
+    assert sq._process is not None
+    assert sq._process.pid is not None
+    return sq._process.pid
 
 
 async def test_kill_9_of_the_app_leaves_no_process_and_loses_no_job(url: str, mark: str, tmp_path: Path) -> None:
@@ -90,6 +90,17 @@ async def test_an_engine_that_dies_again_and_again_comes_back_each_time(start: S
         handle = await jobs.add.enqueue(1, 2)
         assert await handle.result(timeout=15) == 3
     assert sq._process.restarts == 2
+
+
+async def test_a_new_engine_finds_the_database_also_when_the_app_has_gone_elsewhere(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    async with Sidequest("sqlite:///relative.db") as sq:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        os.kill(engine_pid(sq), signal.SIGKILL)
+        assert await (await jobs.add.enqueue(1, 2)).result(timeout=15) == 3
 
 
 async def test_jobs_enqueued_while_there_is_no_engine_wait_for_the_next_one(start: StartSidequest) -> None:
