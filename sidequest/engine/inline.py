@@ -14,14 +14,12 @@ from typing import Any
 
 from sidequest.engine.worker_process import Death
 from sidequest.jobs.client import Client
-from sidequest.jobs.context import JobContext
-from sidequest.jobs.record import Progress
 from sidequest.wire.frames import Kind, Splitter
-from sidequest.wire.messages import pack_progress
 from sidequest.worker.async_host import AsyncHost
 from sidequest.worker.loading import Loader
+from sidequest.worker.reporting import FrameReporter
 
-logger = logging.getLogger("sidequest.job")
+logger = logging.getLogger(__name__)
 
 
 class InlineLink:
@@ -45,7 +43,7 @@ class InlineLink:
             loop.call_soon_threadsafe(deliver, frame)
 
         loader = Loader(greeting["modules"], None)
-        self._host = AsyncHost(send, None, loader, self._client, _InlineReporter(send))
+        self._host = AsyncHost(send, None, loader, self._client, FrameReporter(send))
         send(loader.catalogue(Kind.HELLO))
         await self._host.closed.wait()
         return Death(0)
@@ -63,14 +61,3 @@ class InlineLink:
             logger.error("job %d does not stop, and an inline engine cannot kill it", for_job)
         elif self._host is not None:
             self._host.closed.set()
-
-
-class _InlineReporter:
-    def __init__(self, send: Callable[[bytes], None]) -> None:
-        self._send = send
-
-    def report_progress(self, id: int, progress: Progress) -> None:
-        self._send(pack_progress(id, progress))
-
-    def report_log(self, context: JobContext, message: str) -> None:
-        logger.info("job %d %s: %s", context.id, context.name, message)

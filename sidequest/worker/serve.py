@@ -23,22 +23,20 @@ from typing import Any, NamedTuple
 
 from sidequest.config import read_job_defaults
 from sidequest.jobs import client as clients
-from sidequest.jobs.context import JobContext
 from sidequest.jobs.naming import Script
-from sidequest.jobs.record import Progress
 from sidequest.wire.frames import Kind, read_json
-from sidequest.wire.messages import Role, pack_progress
+from sidequest.wire.messages import Role
 from sidequest.worker.async_host import AsyncHost, HostProtocol
 from sidequest.worker.channel import Channel
 from sidequest.worker.client import WorkerClient
 from sidequest.worker.loading import Loader
+from sidequest.worker.reporting import FrameReporter
 from sidequest.worker.sync_host import SyncHost
 
 DUMP_SIGNAL = signal.SIGRTMIN + 8 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 """Makes a worker write the stacks of all its threads, even when a job holds the GIL."""
 MARK = "SIDEQUEST_WORKER"
 """Set in every worker: whoever starts a Sidequest here did so by importing the app's script."""
-job_logger = logging.getLogger("sidequest.job")
 
 
 class _Handed(NamedTuple):
@@ -79,7 +77,7 @@ def serve() -> None:
     loader = Loader(start["modules"], Script(**start["script"]) if start["script"] else None)
     loader.load_all()
     frames.send(loader.catalogue(Kind.HELLO))
-    reporter = _Reporter(send)
+    reporter = FrameReporter(send)
     kind, payload = frames.receive_one()
     while kind is Kind.MODULES:
         loader.extend(**read_json(payload))
@@ -92,7 +90,7 @@ def serve() -> None:
 
 
 async def _serve_async(
-    frames: Channel, word: Array[Any], loader: Loader, client: WorkerClient, reporter: _Reporter, send: _Redirect
+    frames: Channel, word: Array[Any], loader: Loader, client: WorkerClient, reporter: FrameReporter, send: _Redirect
 ) -> None:
     loop = asyncio.get_running_loop()
     thread = threading.get_ident()
@@ -122,19 +120,6 @@ class _Redirect:
 
     def __call__(self, frame: bytes) -> None:
         self.target(frame)
-
-
-class _Reporter:
-    """What running jobs report: progress goes to the engine, logs to the worker's logging."""
-
-    def __init__(self, send: Callable[[bytes], None]) -> None:
-        self._send = send
-
-    def report_progress(self, id: int, progress: Progress) -> None:
-        self._send(pack_progress(id, progress))
-
-    def report_log(self, context: JobContext, message: str) -> None:
-        job_logger.info("job %d %s: %s", context.id, context.name, message)
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:
