@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -30,7 +29,7 @@ from sidequest.jobs.naming import Script, script_path
 from sidequest.jobs.options import EnqueueOptions
 from sidequest.jobs.record import JobEnd, JobRecord, NewJob
 from sidequest.worker.loading import StartedInWorker
-from sidequest.worker.serve import MARK
+from sidequest.worker.serve import in_worker
 
 
 class SidequestSettings(TypedDict, total=False):
@@ -108,7 +107,7 @@ class Sidequest(Client):
         Raises BackendUnavailable, SchemaMismatch, or EngineStartError with the child's own error;
         then nothing is left running.
         """
-        if os.environ.get(MARK):
+        if in_worker():
             raise StartedInWorker(
                 "Sidequest was started while a worker imported this module: "
                 'put `asyncio.run(main())` under `if __name__ == "__main__":`'
@@ -253,7 +252,7 @@ class Sidequest(Client):
 
     def _opened(self) -> Backend:
         if self._store is None or self._stop.is_set():
-            if os.environ.get(MARK):
+            if in_worker():
                 raise ConfigError("inside a job use `job.enqueue(…)` or `ctx.sidequest`: workers do not open the database")
             raise ConfigError("this Sidequest is not started: use `async with sq:` or `await sq.start()`")
         return self._store

@@ -36,7 +36,12 @@ from sidequest.worker.sync_host import SyncHost
 DUMP_SIGNAL = signal.SIGRTMIN + 8 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 """Makes a worker write the stacks of all its threads, even when a job holds the GIL."""
 MARK = "SIDEQUEST_WORKER"
-"""Set in every worker: whoever starts a Sidequest here did so by importing the app's script."""
+"""Set in every worker to its own pid, so that programs which jobs start are no workers by inheritance."""
+
+
+def in_worker() -> bool:
+    """Whether this process is a worker: who starts a Sidequest here did so by importing the app's script."""
+    return os.environ.get(MARK) == str(os.getpid())
 
 
 class _Handed(NamedTuple):
@@ -57,7 +62,7 @@ def prepare_process(channel: socket.socket, word: Array[Any], stacks: socket.soc
         os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _ignore)  # a Python no-op: SIG_IGN would be inherited by what jobs start
-    os.environ[MARK] = "1"
+    os.environ[MARK] = str(os.getpid())
     threading.Thread(target=_die_with_engine, name="sidequest-watch", daemon=True).start()
 
 

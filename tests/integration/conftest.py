@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,9 +65,3 @@ async def start(url: str, mark: str, nothing_left_behind: None) -> AsyncIterator
 async def sq(start: StartSidequest) -> Sidequest:
     """A running Sidequest with an engine process and enough workers for all kinds of trouble."""
     return await start(max_workers=4, kill_grace=0.5)
-
-
-@pytest.fixture
-def no_worker_mark() -> Iterator[None]:
-    yield
-    assert "SIDEQUEST_WORKER" not in os.environ

@@ -218,6 +218,17 @@ async def test_an_engine_that_may_not_migrate_says_what_to_run(cli: Cli) -> None
     assert "run: sidequest migrate up" in cli.refused(1, "engine", "clijobs", "--no-migrate")
 
 
+async def test_a_job_may_run_a_command(cli: Cli) -> None:
+    (cli.folder / "shelljobs.py").write_text(
+        "import subprocess, sys\nfrom sidequest import job\n\n@job\ndef shell() -> str:\n"
+        "    return subprocess.check_output([sys.executable, '-m', 'sidequest', 'jobs', 'enqueue', 'x:y'], text=True)\n"
+    )
+    await cli.engine("shelljobs")
+    id = cli.enqueue("shelljobs:shell")
+    await eventually(lambda: cli.state(id) == "completed")
+    assert cli.read("jobs", "show", str(id))["result"] == f"{id + 1}\n"
+
+
 # Jobs
 
 

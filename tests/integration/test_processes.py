@@ -280,7 +280,7 @@ async def test_a_hung_engine_is_killed_and_replaced(start: StartSidequest, monke
 
 
 async def test_sidequest_in_a_worker_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setenv("SIDEQUEST_WORKER", "1")
+    monkeypatch.setenv("SIDEQUEST_WORKER", str(os.getpid()))
     with pytest.raises(RuntimeError, match="__main__"):
         await Sidequest(url).start()
     assert not issubclass(RuntimeError, SidequestError)
