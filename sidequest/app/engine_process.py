@@ -49,7 +49,6 @@ class EngineProcess:
     ) -> None:  # fmt: skip
         self.engine_id: str | None = None
         self.pid: int | None = None
-        self.running = False
         self.restarts = 0
         self._settings = settings
         self._script = script
@@ -104,7 +103,6 @@ class EngineProcess:
             await self._kill()
             raise
         self.engine_id, self.pid = ready["engine"], ready["pid"]
-        self.running = True
         self._heard_at = monotonic()
         self.watch(self._watched())
 
@@ -117,7 +115,6 @@ class EngineProcess:
                 tasks.start_soon(self._ping)
                 await self._follow()
                 tasks.cancel_scope.cancel()
-            self.running = False
             await self._kill()
             if self._stopping:
                 return

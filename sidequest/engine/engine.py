@@ -113,8 +113,9 @@ class Engine:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Run until stopped; `ready` is called when the engine claims. The store must be open."""
+        self._assemble()
+        dispatching: asyncio.Task[None] | None = None
         async with anyio.create_task_group() as tasks:
-            self._assemble()
             await self._heartbeat.register()
             await self._store.save_queues(self._settings.queues.values())
             if self._orders.predecessor is not None:
@@ -126,11 +127,15 @@ class Engine:
             dispatching = asyncio.create_task(self._dispatcher.run())
             try:
                 ready()
-                await self._stop.wait()
+                stopping = asyncio.create_task(self._stop.wait())
+                await asyncio.wait([stopping, dispatching], return_when=asyncio.FIRST_COMPLETED)
+                stopping.cancel()
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._drain(dispatching)
                 tasks.cancel_scope.cancel()
+        if dispatching is not None:
+            dispatching.result()  # an engine that cannot claim must not look healthy: what ended the dispatcher ends it
 
     def _assemble(self) -> None:
         settings, store = self._settings, self._store
@@ -165,8 +170,7 @@ class Engine:
         """Stop claiming, give back what has not started, let running jobs finish, stop the rest."""
         within = self._settings.shutdown_timeout.total_seconds() if self._stop_within is None else self._stop_within
         self._dispatcher.close()
-        with suppress(Exception):  # what it could not claim, it has logged
-            await dispatching
+        await asyncio.wait([dispatching])
         self._lanes.stop_placing()
         self._lanes.recall_all()
         self._lanes.release_backlog()

@@ -11,7 +11,7 @@ from ctypes import Array
 from typing import Any
 
 from sidequest.clock import epoch_us
-from sidequest.jobs.client import Client
+from sidequest.jobs.client import Client, using
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Errored, JobError, Outcome
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack, read_json
@@ -101,7 +101,8 @@ class AsyncHost:
         if attempt.timeout_ms is not None:
             run.timer = self._loop.call_later(attempt.timeout_ms / 1000, self._stop, attempt.id, StopReason.TIMEOUT)
         try:
-            value = await self._call(prepared)
+            with using(self._client):  # an inline engine may be one of several in this process
+                value = await self._call(prepared)
         except BaseException as error:
             return prepared.raised(error)
         return prepared.ended(value)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from sidequest import JobContext, JobFailed, Sidequest, State, job
+from sidequest.backends import make_backend
+from sidequest.config import Settings
+from sidequest.engine.dispatcher import Dispatcher
+from sidequest.engine.engine import Engine, Orders
+from sidequest.engine.inline import InlineLink
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import eventually, marked_processes
@@ -57,6 +64,33 @@ async def test_a_job_defined_in_a_function_can_run_here(inline: Sidequest) -> No
 
     await (await local.enqueue(5)).result(timeout=5)
     assert seen == [5]
+
+
+async def test_a_job_enqueues_on_the_sidequest_that_runs_it(inline: Sidequest, tmp_path: Path) -> None:
+    async with Sidequest(f"sqlite:///{tmp_path}/other.db", engine="inline") as other:
+        handle = await other.enqueue(jobs.parent.call(2))
+        assert await handle.result(timeout=5) == [0, 2]
+        assert (sum((await other.jobs.count()).values()), sum((await inline.jobs.count()).values())) == (3, 0)
+
+
+async def test_an_engine_whose_dispatcher_breaks_ends_instead_of_idling(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(self: Dispatcher) -> bool:
+        raise ZeroDivisionError("a bug")
+
+    store = make_backend(url, role="engine")
+    await store.open()
+    await store.migrate()
+    monkeypatch.setattr(Dispatcher, "_round", broken)
+    engine = Engine(Orders(Settings.collect(url, {})), store, lambda: InlineLink(Sidequest(url)), Nobody())
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        await asyncio.wait_for(engine.run(lambda: None), 10)
+    await store.close()
+
+
+class Nobody:
+    def jobs_ended(self, ids: Sequence[int]) -> None: ...
+
+    def workers_changed(self, pids: Sequence[int]) -> None: ...
 
 
 async def test_stopping_gives_back_what_does_not_end(url: str) -> None:

@@ -128,7 +128,7 @@ async def test_an_uncertain_claim_stays_uncertain_while_the_database_is_away(pos
     post.heartbeat.claim_uncertain()
     await asyncio.sleep(5 * INTERVAL)
     post.store.away = False
-    await asyncio.sleep(2 * INTERVAL)
+    await asyncio.sleep(4 * INTERVAL)
     assert post.given_back == [1]
 
 
