@@ -26,6 +26,8 @@ DURATIONS = ("timeout", "kill_grace", "retry_delay")
 """The options in `job_defaults` that are durations."""
 PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,40}")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+ALIASES = {"postgres": "postgresql", "mariadb": "mysql"}
+"""Other words for the same databases."""
 PATTERN = re.compile(r"-?[A-Za-z0-9_.:\-]*\*?")
 
 
@@ -46,9 +48,10 @@ class DatabaseURL:
 
     scheme: str
     target: str
-    """The URL without our own options (SQLite: the file's path)."""
+    """The URL without its options, with the password (SQLite: the file's path)."""
     prefix: str = "sidequest_"
     options: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What else stood after the question mark; the backend knows which there are."""
 
     @staticmethod
     def parse(url: object) -> DatabaseURL:
@@ -61,14 +64,33 @@ class DatabaseURL:
             parts = urlsplit(url)
         except ValueError as error:
             raise ConfigError(f"url cannot be read: {error}") from None
-        scheme = parts.scheme.partition("+")[0]
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        scheme = parts.scheme if parts.scheme == "mongodb+srv" else parts.scheme.partition("+")[0]
+        scheme = ALIASES.get(scheme, scheme)
+        options = _options(parts.query)
         prefix = options.pop("prefix", "sidequest_")
         if not PREFIX.fullmatch(prefix):
             raise ConfigError(f"url: prefix must be up to 41 lower-case letters, digits and _ , not {prefix!r}")
         if scheme == "sqlite":
             return DatabaseURL(scheme, _sqlite_path(parts.netloc, parts.path), prefix, options)
         return DatabaseURL(scheme, urlunsplit((scheme, parts.netloc, parts.path, "", "")), prefix, options)
+
+    @property
+    def shown(self) -> str:
+        """The URL for messages and for commands to copy: where the tables are, and no password."""
+        where = {"schema": self.options.get("schema"), "prefix": self.prefix if self.prefix != "sidequest_" else None}
+        query = "&".join(f"{name}={value}" for name, value in where.items() if value is not None)
+        if self.scheme == "sqlite":
+            plain = f"sqlite:///{self.target}"
+        else:
+            plain = re.sub(r"(//[^:/@]*):[^@]*@", r"\1@", self.target)
+        return f"{plain}?{query}" if query else plain
+
+    def refuse_unknown_options(self, known: Sequence[str]) -> None:
+        """Raise ConfigError for an option that is none of these."""
+        for name in self.options:
+            if name not in known:
+                hint = checks.nearest(name, known) or f"; there are {', '.join(known)}"
+                raise ConfigError(f"url: {name!r} is not an option of {self.scheme} URLs{hint}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +323,15 @@ def _parse(name: str, text: str) -> object:
         return float(text) if not text.lstrip("+-").isdigit() else int(text)
     except ValueError:
         raise ValueError(f"{variable} must be a number, not {text!r}") from None
+
+
+def _options(query: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in options:
+            raise ConfigError(f"url: the option {name!r} is given twice")
+        options[name] = value
+    return options
 
 
 def _sqlite_path(host: str, path: str) -> str:

@@ -16,6 +16,7 @@ from sidequest.app.lifespan import Lifespan
 from sidequest.app.operations import JobsOperations, QueuesOperations
 from sidequest.backends import make_backend, moves
 from sidequest.backends.base import Backend
+from sidequest.backends.sqlalchemy_session import after_commit
 from sidequest.backends.watch import EndWatch
 from sidequest.config import QueueSettings, Settings
 from sidequest.engine.engine import Engine, Orders
@@ -82,9 +83,15 @@ class Sidequest(Client):
     queues: QueuesOperations
     """Look at queues and change their settings."""
 
-    def __init__(self, url: str | None = None, /, **settings: Unpack[SidequestSettings]) -> None:
+    def __init__(self, url: str | None = None, /, *, pool: object | None = None, **settings: Unpack[SidequestSettings]) -> None:
+        """`pool` is the app's own way to the same database, for this process to use in place of own
+        connections: an asyncpg or aiomysql pool, a Motor client, an SQLAlchemy `AsyncEngine`.
+        """
         self._settings = Settings.collect(url, settings)
-        make_backend(self._settings.url)  # refuses a scheme or an option that is not known
+        if pool is not None and self._settings.engine == "inline":
+            raise ConfigError("pool: an inline engine needs connections of its own; leave pool= out")
+        self._pool = pool
+        make_backend(self._settings.url, pool=pool)  # refuses a scheme or an option that is not known
         self._job_defaults = self._settings.job_defaults
         self._store: Backend | None = None
         self._ends: EndWatch | None = None
@@ -149,7 +156,7 @@ class Sidequest(Client):
 
     async def _live(self, started: asyncio.Future[None]) -> None:
         """One task holds everything that is open, so that start and stop may come from different ones."""
-        store = make_backend(self._settings.url)  # __init__ has seen to it that this works
+        store = make_backend(self._settings.url, pool=self._pool)  # __init__ has seen to it that this works
         try:
             await store.open()
             if self._settings.migrate:
@@ -234,9 +241,10 @@ class Sidequest(Client):
                 if self._engine is not None and not inline:
                     self._engine.learn([module])
 
-    async def _insert(self, jobs: Sequence[NewJob]) -> Sequence[int]:
-        ids = await self._opened().insert(jobs, self._settings.queue_defaults)
-        self._wake()
+    async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
+        ids = await self._opened().insert(jobs, self._settings.queue_defaults, connection)
+        if connection is None or not after_commit(connection, self._wake):
+            self._wake()  # before an unseen commit it finds nothing, but makes the engine look again soon
         return ids
 
     async def _find(self, id: int) -> JobRecord:

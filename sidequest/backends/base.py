@@ -9,7 +9,7 @@ raise BackendUnavailable; conflicts with other writers are retried inside.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar, NamedTuple
@@ -19,6 +19,9 @@ from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import ClaimedJob, JobEnd, JobRecord, NewJob
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
+
+
+Clock = Callable[[], datetime]
 
 
 class QueueLook(NamedTuple):
@@ -79,11 +82,14 @@ class Bucket(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MigrationStatus:
-    """Which schema steps a database has. `unknown` ones were made by a newer Sidequest."""
+    """Which schema steps a database has."""
 
     applied: tuple[str, ...]
     pending: tuple[str, ...]
+    newer: tuple[str, ...]
+    """Made by a newer Sidequest; this code works with them all the same."""
     unknown: tuple[str, ...]
+    """Made by a newer Sidequest; this code must not touch the tables any more."""
 
 
 class Backend(ABC):
@@ -95,9 +101,14 @@ class Backend(ABC):
 
     dialect: ClassVar[str]
 
-    def __init__(self, url: DatabaseURL, role: str = "app") -> None:
+    def __init__(self, url: DatabaseURL, role: str = "app", *, pool: object | None = None, clock: Clock | None = None) -> None:
+        """`pool` is the app's own way to this database, used in place of own connections and left open;
+        `clock` stands in for the database's own (tests). Raises TypeError for a pool of another kind.
+        """
         self.url = url
         self.role = role
+        self.pool = pool
+        self.clock = clock
 
     # Opening, and the schema
 
@@ -132,16 +143,37 @@ class Backend(ABC):
 
     @abstractmethod
     def now(self) -> datetime:
-        """The database's clock, as far as this connection knows it (measured at `open` and `beat`)."""
+        """The database's clock, as far as this process knows it (`server_time` tells how)."""
+
+    @abstractmethod
+    def ahead(self) -> timedelta:
+        """How far the database's clock is ahead of this host's."""
 
     # Enqueueing
 
     @abstractmethod
-    async def insert(self, jobs: Sequence[NewJob], queue_defaults: QueueRecord) -> Sequence[int]:
+    async def insert(
+        self, jobs: Sequence[NewJob], queue_defaults: QueueRecord, connection: object | None = None
+    ) -> Sequence[int]:
         """Store the jobs as waiting, all or none; their ids, in order. Ids are never used again.
 
         A queue that does not exist yet is created with `queue_defaults`, by whichever of many
-        racing inserts comes first.
+        racing inserts comes first. With the user's own `connection` the jobs become part of its
+        open transaction; TypeError when it is no connection of this database.
+        """
+
+    # Telling engines that there is work
+
+    @abstractmethod
+    async def announce(self) -> None:
+        """Tell the engines that listen on this database, wherever they are, that there is work to look at."""
+
+    @abstractmethod
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """Call `heard` once when listening has begun, then at each announcement, until cancelled.
+
+        Returns at once where the database has no way to tell. Raises BackendUnavailable when the
+        connection is lost: what was announced since then is lost as well.
         """
 
     # An engine's work: every write is fenced

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -46,14 +46,22 @@ def groups(changes: Iterable[Change]) -> Sequence[Group]:
     return found
 
 
-def assignments(shape: Shape) -> str:
-    """What follows SET: the columns named, and those that the state brings with it."""
-    parts = [f"{column} = :{column}" for column in shape.columns]
+def row_values(shape: Shape) -> tuple[str, ...]:
+    """The names of the values that differ from change to change, beside `the_id` and `the_lease`."""
+    return (*shape.columns, "ready") if "available_at" in shape.columns else shape.columns
+
+
+def assignments(shape: Shape, value: Callable[[str], str] = ":{}".format) -> str:
+    """What follows SET: the columns named, and those that the state brings with it.
+
+    `value` says how the statement refers to one of `row_values`; `:now` is the same for all.
+    """
+    parts = [f"{column} = {value(column)}" for column in shape.columns]
     if shape.state is not None:
         parts.append(f"state = '{shape.state.value}'")
-        parts.append(f"ready = {_ready_of_waiting(shape)}" if shape.state is State.WAITING else "ready = NULL")
+        parts.append(f"ready = {_ready_of_waiting(shape, value)}" if shape.state is State.WAITING else "ready = NULL")
     elif "available_at" in shape.columns:
-        parts.append("ready = CASE WHEN ready IS NULL THEN NULL ELSE :ready END")
+        parts.append(f"ready = CASE WHEN ready IS NULL THEN NULL ELSE {value('ready')} END")
     if shape.state in FINAL:
         parts.append("unique_lock = NULL")
     return ", ".join(parts)
@@ -61,9 +69,13 @@ def assignments(shape: Shape) -> str:
 
 def guard(shape: Shape) -> str:
     """The part of the fence that all of these changes share."""
-    states = ", ".join(f"'{state.value}'" for state in shape.before)
     not_canceled = " AND cancel_requested_at IS NULL" if shape.state is State.WAITING else ""
-    return f"state IN ({states}){not_canceled}"
+    return f"state IN ({listed(shape.before)}){not_canceled}"
+
+
+def listed(states: Iterable[State]) -> str:
+    """The states as SQL literals with commas in between."""
+    return ", ".join(f"'{state.value}'" for state in states)
 
 
 def values(change: Change, now: datetime, to_column: ToColumn) -> dict[str, Any]:
@@ -78,8 +90,8 @@ def values(change: Change, now: datetime, to_column: ToColumn) -> dict[str, Any]
     return found
 
 
-def _ready_of_waiting(shape: Shape) -> str:
-    return ":ready" if "available_at" in shape.columns else "(available_at <= :now)"
+def _ready_of_waiting(shape: Shape, value: Callable[[str], str]) -> str:
+    return value("ready") if "available_at" in shape.columns else "(available_at <= :now)"
 
 
 def _check(shape: Shape) -> None:

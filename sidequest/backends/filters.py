@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sidequest.backends.base import JobFilter
 from sidequest.backends.rows import ToColumn
+from sidequest.jobs.states import State
 
+InStates = Callable[[Collection[State]], str]
+"""The dialect's condition that a job is in one of these states."""
 Contains = Callable[[str, str], str]
 """The dialect's condition that a column contains the text of a parameter, whatever the ASCII case."""
 
 
-def where(which: JobFilter, to_column: ToColumn, contains: Contains, has_tag: str) -> tuple[str, dict[str, Any]]:
+def where(
+    which: JobFilter, to_column: ToColumn, in_states: InStates, contains: Contains, has_tag: str
+) -> tuple[str, dict[str, Any]]:
     """The clause, with the word WHERE unless it is empty, and its parameters.
 
     `has_tag` is the dialect's condition that the job has the tag of the parameter `:tag`.
@@ -20,9 +25,7 @@ def where(which: JobFilter, to_column: ToColumn, contains: Contains, has_tag: st
     parts: list[str] = []
     values: dict[str, Any] = {}
     if which.states:
-        names = [f"state{number}" for number in range(len(which.states))]
-        parts.append(f"state IN ({', '.join(f':{name}' for name in names)})")
-        values |= {name: state.value for name, state in zip(names, which.states, strict=True)}
+        parts.append(in_states(which.states))
     for column, value in (("queue", which.queue), ("name", which.name)):
         if value is not None:
             parts.append(f"{column} = :{column}")

@@ -9,7 +9,7 @@ and written in every dialect module, in the same order. Nothing is overridden. P
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from sidequest.backends import filters, migrations
-from sidequest.backends.base import Backend, Bucket, EngineRecord, JobFilter, Look, MigrationStatus, QueueLook
+from sidequest.backends.base import Backend, Bucket, Clock, EngineRecord, JobFilter, Look, MigrationStatus, QueueLook
 from sidequest.backends.changes import Group, groups
 from sidequest.backends.rows import (
     CLAIMED,
@@ -43,6 +43,7 @@ from sidequest.jobs.transitions import Change
 
 FINAL_STATES = "('completed', 'failed', 'canceled')"
 HELD_STATES = "('claimed', 'running')"
+PATIENCE = timedelta(seconds=5)
 CHUNK = 10_000
 """Ids in one statement: one that names a million would hold up everybody else."""
 
@@ -59,21 +60,29 @@ class SqlBackend(Backend):
     STEPS_TABLE: ClassVar[str]
     """Creates the table of applied schema steps unless it is there."""
     STEP_APPLIED: ClassVar[str]
-    """Notes one schema step as applied now, for schemas that are applied by hand."""
+    """Notes the schema step `{step}`, which needs `{needs}`, as applied now: for schemas that are applied by hand."""
 
-    def __init__(self, url: DatabaseURL, role: str, patience: timedelta) -> None:
-        super().__init__(url, role)
-        self.jobs = f"{url.prefix}jobs"
-        self.queues = f"{url.prefix}queues"
-        self.engines = f"{url.prefix}engines"
+    def __init__(
+        self,
+        url: DatabaseURL,
+        role: str,
+        *,
+        pool: object | None = None,
+        clock: Clock | None = None,
+        patience: timedelta = PATIENCE,
+        schema: str = "",
+    ) -> None:
+        """`patience` is how long conflicts are tried again; `schema` stands before the tables' names, with its dot."""
+        super().__init__(url, role, pool=pool, clock=clock)
+        self.schema = schema
+        self.jobs = f"{schema}{url.prefix}jobs"
+        self.queues = f"{schema}{url.prefix}queues"
+        self.engines = f"{schema}{url.prefix}engines"
+        self.steps = f"{schema}{url.prefix}migrations"
         self.patience = patience
         self._known_queues: set[str] = set()
 
     # What each dialect says in its own way
-
-    @abstractmethod
-    def shown_url(self) -> str:
-        """The URL for messages: no password in it."""
 
     @abstractmethod
     def writer(self) -> AbstractAsyncContextManager[Session]:
@@ -84,6 +93,10 @@ class SqlBackend(Backend):
         """A connection for one statement that reads. Raises BackendUnavailable."""
 
     @abstractmethod
+    async def session_on(self, connection: object) -> Session:
+        """The user's own connection as a session in its open transaction. Raises TypeError when it is none of this database."""
+
+    @abstractmethod
     def to_column(self, instant: datetime) -> Any:
         """The instant as a column holds it: microseconds kept, and in its order."""
 
@@ -92,11 +105,12 @@ class SqlBackend(Backend):
         """The aware instant, in UTC, that a column holds."""
 
     @abstractmethod
-    async def lock_schema(self, session: Session) -> None:
-        """Nobody else migrates until this transaction ends."""
+    def schema_lock(self, session: Session) -> AbstractAsyncContextManager[None]:
+        """Nobody else applies a step until the block ends; the session is inside a transaction."""
 
     @abstractmethod
-    async def table_exists(self, session: Session, table: str) -> bool: ...
+    async def table_exists(self, session: Session, table: str) -> bool:
+        """Whether there is such a table; `table` as the attributes `jobs`, `queues`, … name it."""
 
     @abstractmethod
     async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
@@ -116,6 +130,14 @@ class SqlBackend(Backend):
     @abstractmethod
     def among(self, ids: Sequence[int]) -> tuple[str, Values]:
         """The condition that a job's id is one of these, and its parameters."""
+
+    @abstractmethod
+    def in_states(self, states: Collection[State]) -> str:
+        """The condition that a job is in one of these states, so that an index serves it where there is one."""
+
+    @abstractmethod
+    def counts(self, clause: str) -> str:
+        """Counts the jobs of the WHERE clause (or all, if it is empty) in rows of state and number; a state may come twice."""
 
     @abstractmethod
     def contains(self, column: str, parameter: str) -> str:
@@ -164,21 +186,24 @@ class SqlBackend(Backend):
         return names
 
     async def _apply_next_step(self, session: Session) -> str | None:
-        await self.lock_schema(session)
-        await session.execute(self.STEPS_TABLE.replace("{prefix}", self.url.prefix))
+        async with self.schema_lock(session):
+            return await self._apply_next_locked(session)
+
+    async def _apply_next_locked(self, session: Session) -> str | None:
+        await session.execute(migrations.fill(self.STEPS_TABLE, self.url.prefix, self.schema))
         seen = await self._read_status(session)
         self._refuse_newer(seen)
         steps = [step for step in migrations.steps(self.dialect) if step.name in seen.pending]
         if not steps:
             return None
         try:
-            for statement in steps[0].statements(self.url.prefix):
+            for statement in steps[0].statements(self.url.prefix, self.schema):
                 await session.execute(statement)
         except SidequestError as error:
-            error.add_note(f"in schema step {steps[0].name} of {self.shown_url()}")
+            error.add_note(f"in schema step {steps[0].name} of {self.url.shown}")
             raise
-        note = f"INSERT INTO {self.url.prefix}migrations (name, applied_at) VALUES (:name, :now)"
-        await session.execute(note, {"name": steps[0].name, "now": self.to_column(self.now())})
+        note = f"INSERT INTO {self.steps} (name, needs, applied_at) VALUES (:name, :needs, :now)"
+        await session.execute(note, {"name": steps[0].name, "needs": steps[0].needs, "now": self.to_column(self.now())})
         return steps[0].name
 
     async def migration_status(self) -> MigrationStatus:
@@ -186,40 +211,46 @@ class SqlBackend(Backend):
 
     async def _read_status(self, session: Session) -> MigrationStatus:
         known = migrations.steps(self.dialect)
-        if not await self.table_exists(session, f"{self.url.prefix}migrations"):
-            return migrations.status(known, ())
-        rows = await session.fetch(f"SELECT name FROM {self.url.prefix}migrations")
-        return migrations.status(known, {name for (name,) in rows})
+        if not await self.table_exists(session, self.steps):
+            return migrations.status(known, {})
+        rows = await session.fetch(f"SELECT name, needs FROM {self.steps}")
+        return migrations.status(known, dict(rows))
 
     def migration_sql(self) -> str:
         parts = [f"{self.STEPS_TABLE};"]
         for step in migrations.steps(self.dialect):
-            parts += [f"-- {step.name}", step.text.strip(), f"{self.STEP_APPLIED.replace('{step}', step.name)};"]
-        return "\n\n".join(parts).replace("{prefix}", self.url.prefix) + "\n"
+            applied = self.STEP_APPLIED.replace("{step}", step.name).replace("{needs}", step.needs)
+            parts += [f"-- {step.name}", step.text.strip(), f"{applied};"]
+        return migrations.fill("\n\n".join(parts), self.url.prefix, self.schema) + "\n"
 
     async def check_schema(self) -> None:
         seen = await self.migration_status()
         self._refuse_newer(seen)
         if seen.pending:
             what = "are older than this Sidequest" if seen.applied else "do not exist yet"
-            raise SchemaMismatch(f"the tables in {self.shown_url()} {what}; run: sidequest migrate up --url {self.shown_url()}")
+            raise SchemaMismatch(f"the tables in {self.url.shown} {what}; run: sidequest migrate up --url {self.url.shown}")
 
     def _refuse_newer(self, seen: MigrationStatus) -> None:
         if seen.unknown:
             raise SchemaMismatch(
-                f"the tables in {self.shown_url()} were made by a newer Sidequest (step {', '.join(seen.unknown)}); "
-                f"upgrade the sidequest package of this process"
+                f"the tables in {self.url.shown} were made by a newer Sidequest (step {', '.join(seen.unknown)}); "
+                f"upgrade the sidequest package of this process: pip install --upgrade sidequest"
             )
 
     # Enqueueing
 
-    async def insert(self, jobs: Sequence[NewJob], queue_defaults: QueueRecord) -> Sequence[int]:
+    async def insert(
+        self, jobs: Sequence[NewJob], queue_defaults: QueueRecord, connection: object | None = None
+    ) -> Sequence[int]:
+        session = None if connection is None else await self.session_on(connection)
         if not jobs:
             return ()
         now = self.now()
         rows = [insert_row(job, now, self.to_column) for job in jobs]
         fresh = sorted({job.queue for job in jobs} - self._known_queues)
         queues = [queue_row(QueueRecord(name, *_settings(queue_defaults)), now, self.to_column) for name in fresh]
+        if session is not None:  # the transaction is the user's: no retry, and nothing is known until it commits
+            return await self._insert_all(session, queues, rows)
         run = self.transact if queues or len(rows) > 1 else self.autocommit
         ids = await run(partial(self._insert_all, queues=queues, rows=rows))
         self._known_queues.update(fresh)
@@ -347,9 +378,10 @@ class SqlBackend(Backend):
 
     async def count(self, which: JobFilter) -> Mapping[State, int]:
         clause, values = self._where(which)
-        rows = await self.fetch(f"SELECT state, count(*) FROM {self.jobs} {clause} GROUP BY state", values)
-        found = {State(state): number for state, number in rows}
-        return {state: found.get(state, 0) for state in State}
+        found = dict.fromkeys(State, 0)
+        for state, number in await self.fetch(self.counts(clause), values):
+            found[State(state)] += number
+        return found
 
     async def count_over_time(self, start: datetime, width: timedelta, buckets: int, queue: str | None) -> Sequence[Bucket]:
         values = {
@@ -371,7 +403,7 @@ class SqlBackend(Backend):
         return [Bucket(start + width * n, *(found.get((n, kind), 0) for kind in kinds)) for n in range(buckets)]
 
     def _where(self, which: JobFilter) -> tuple[str, dict[str, Any]]:
-        return filters.where(which, self.to_column, self.contains, self.has_tag())
+        return filters.where(which, self.to_column, self.in_states, self.contains, self.has_tag())
 
     async def _records(self, rest: str, values: Values) -> Sequence[JobRecord]:
         rows = await self.fetch(f"SELECT {RECORD} FROM {self.jobs} {rest}", values)

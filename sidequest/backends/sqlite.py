@@ -11,21 +11,25 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
+import aiosqlite
+
 from sidequest import clock as clocks
-from sidequest.backends.changes import Group, assignments, guard, values
+from sidequest.backends.base import Clock
+from sidequest.backends.changes import Group, assignments, guard, listed, values
 from sidequest.backends.rows import CLAIMED, INSERTED, claimed_job
 from sidequest.backends.session import Row, Session, Values, persist, to_the_end
 from sidequest.backends.sql import SqlBackend
-from sidequest.backends.sqlite_session import SqliteSession, connect
+from sidequest.backends.sqlalchemy_session import SqlalchemySession, connection_of, engine_session, is_engine
+from sidequest.backends.sqlite_session import SqliteSession, connect, translated
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError
-from sidequest.jobs import checks
 from sidequest.jobs.record import ClaimedJob
+from sidequest.jobs.states import State
 
 OLDEST = (3, 35)
 """RETURNING came with 3.35."""
@@ -43,17 +47,20 @@ class SqliteBackend(SqlBackend):
     NOT_YET: ClassVar[str] = "ready = 0"
     LOCK_ROWS: ClassVar[str] = ""
     STEPS_TABLE: ClassVar[str] = (
-        "CREATE TABLE IF NOT EXISTS {prefix}migrations (name TEXT NOT NULL PRIMARY KEY, applied_at TEXT NOT NULL)"
+        "CREATE TABLE IF NOT EXISTS {prefix}migrations "
+        "(name TEXT NOT NULL PRIMARY KEY, needs TEXT NOT NULL, applied_at TEXT NOT NULL)"
     )
     STEP_APPLIED: ClassVar[str] = (
-        "INSERT INTO {prefix}migrations (name, applied_at) VALUES ('{step}', strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
+        "INSERT INTO {prefix}migrations (name, needs, applied_at) "
+        "VALUES ('{step}', '{needs}', strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
     )
 
-    def __init__(self, url: DatabaseURL, role: str = "app", *, clock: Callable[[], datetime] = clocks.utc_now) -> None:
-        _refuse_unknown(url.options)
-        super().__init__(url, role, _busy_timeout(url.options))
+    def __init__(self, url: DatabaseURL, role: str = "app", *, pool: object | None = None, clock: Clock | None = None) -> None:
+        url.refuse_unknown_options(OPTIONS)
+        if pool is not None and not is_engine(pool, "aiosqlite"):
+            raise TypeError(f"pool must be an SQLAlchemy AsyncEngine of sqlite+aiosqlite, not {pool!r}")
+        super().__init__(url, role, pool=pool, clock=clock, patience=_busy_timeout(url.options))
         self._synchronous = _synchronous(url.options, role)
-        self._clock = clock
         self._turn = asyncio.Lock()
         self._writer: SqliteSession | None = None
         self._reader: SqliteSession | None = None
@@ -63,6 +70,8 @@ class SqliteBackend(SqlBackend):
     async def open(self) -> None:
         if sqlite3.sqlite_version_info < OLDEST:
             raise ConfigError(f"SQLite 3.35 or newer is needed; this Python has {sqlite3.sqlite_version}")
+        if self.pool is not None:
+            return
         try:
             await to_the_end(self._open())
         except BaseException:
@@ -83,7 +92,7 @@ class SqliteBackend(SqlBackend):
         assert self._writer is not None
         ((mode,),) = await self._writer.opening("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            raise ConfigError(f"{self.shown_url()}: SQLite cannot keep a write-ahead log there (journal mode is {mode!r})")
+            raise ConfigError(f"{self.url.shown}: SQLite cannot keep a write-ahead log there (journal mode is {mode!r})")
         await self._writer.opening(f"PRAGMA synchronous = {self._synchronous}")
         await self._writer.probe()
 
@@ -106,15 +115,24 @@ class SqliteBackend(SqlBackend):
                     await writer.close()
 
     def now(self) -> datetime:
-        return self._clock()
+        return self.clock() if self.clock is not None else clocks.utc_now()
+
+    def ahead(self) -> timedelta:
+        return timedelta(0)
+
+    # Telling engines that there is work: all who share the file are on this host, where a socket tells
+
+    async def announce(self) -> None:
+        pass
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        pass
 
     # What each dialect says in its own way
 
-    def shown_url(self) -> str:
-        prefix = "" if self.url.prefix == "sidequest_" else f"?prefix={self.url.prefix}"
-        return f"sqlite:///{self.url.target}{prefix}"
-
     def writer(self) -> AbstractAsyncContextManager[Session]:
+        if self.pool is not None:
+            return engine_session(self.pool, _as_they_are, self._translated)
         return self._writing()
 
     @asynccontextmanager
@@ -123,6 +141,8 @@ class SqliteBackend(SqlBackend):
             yield self._opened(self._writer)
 
     def reader(self) -> AbstractAsyncContextManager[Session]:
+        if self.pool is not None:
+            return self.writer()
         return self._reading()
 
     @asynccontextmanager
@@ -131,8 +151,20 @@ class SqliteBackend(SqlBackend):
 
     def _opened(self, session: SqliteSession | None) -> SqliteSession:
         if session is None:
-            raise BackendUnavailable(f"{self.shown_url()} is not open")
+            raise BackendUnavailable(f"{self.url.shown} is not open")
         return session
+
+    async def session_on(self, connection: object) -> Session:
+        if isinstance(connection, aiosqlite.Connection):
+            return SqliteSession(connection, self.url.target)
+        if (sqlalchemy := await connection_of(connection, "aiosqlite")) is not None:
+            return SqlalchemySession(sqlalchemy, _as_they_are, self._translated)
+        raise TypeError(
+            f"connection must be an open aiosqlite connection or an SQLAlchemy AsyncSession or AsyncConnection, not {connection!r}"
+        )
+
+    def _translated(self, error: BaseException) -> Exception:
+        return translated(error, self.url.target)
 
     def to_column(self, instant: datetime) -> str:
         return instant.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
@@ -140,8 +172,8 @@ class SqliteBackend(SqlBackend):
     def from_column(self, value: Any) -> datetime:
         return datetime.fromisoformat(value).replace(tzinfo=UTC)
 
-    async def lock_schema(self, session: Session) -> None:
-        """BEGIN IMMEDIATE has locked everybody out."""
+    def schema_lock(self, session: Session) -> AbstractAsyncContextManager[None]:
+        return nullcontext()  # BEGIN IMMEDIATE has locked everybody out
 
     async def table_exists(self, session: Session, table: str) -> bool:
         found = await session.fetch("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name", {"name": table})
@@ -221,6 +253,12 @@ class SqliteBackend(SqlBackend):
     def among(self, ids: Sequence[int]) -> tuple[str, Values]:
         return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(ids)}
 
+    def in_states(self, states: Collection[State]) -> str:
+        return f"state IN ({listed(states)})"  # literal: a parameter cannot match a partial index
+
+    def counts(self, clause: str) -> str:
+        return f"SELECT state, count(*) FROM {self.jobs} {clause} GROUP BY state"
+
     def contains(self, column: str, parameter: str) -> str:
         return f"instr(lower({column}), lower(:{parameter})) > 0"  # LIKE refuses patterns of more than 50 000 bytes
 
@@ -233,16 +271,13 @@ class SqliteBackend(SqlBackend):
         return f"({seconds} * 1000000 + CAST(substr({column}, 21) AS INTEGER) - :start_us) / :width_us"
 
 
+def _as_they_are(statement: str, values: Values) -> tuple[str, Values]:
+    return statement, values
+
+
 def _claim_order(row: Row) -> tuple[int, str, int]:
     *_, priority, available_at = row
     return -priority, available_at, row[0]
-
-
-def _refuse_unknown(options: Mapping[str, str]) -> None:
-    for name in options:
-        if name not in OPTIONS:
-            hint = checks.nearest(name, OPTIONS) or f"; there are {', '.join(OPTIONS)}"
-            raise ConfigError(f"url: {name!r} is not an option of sqlite URLs{hint}")
 
 
 def _busy_timeout(options: Mapping[str, str]) -> timedelta:

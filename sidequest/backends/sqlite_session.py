@@ -107,17 +107,9 @@ class SqliteSession(Session):
         return cursor.rowcount
 
     def _translated(self, error: Exception) -> Exception:
-        """What the error means; the error itself when it is a mistake of ours."""
-        code = _code(error)
-        if code is None:
-            return BackendUnavailable(f"{self._path}: the connection was closed") if self._closed() else error
-        if code in CONFLICTS:
-            return Conflict(f"{self._path}: {error}")
-        if code in REFUSED:
-            return ValueError(f"{self._path} refuses the value: {error}")
-        if code == sqlite3.SQLITE_ERROR:
-            return SchemaMismatch(f"{self._path}: the tables do not fit this Sidequest: {error}; run: sidequest migrate up")
-        return BackendUnavailable(f"{self._path}: {error} ({_code_name(error)})")
+        if _code(error) is None and self._closed():
+            return BackendUnavailable(f"{self._path}: the connection was closed")
+        return translated(error, self._path)
 
     def _closed(self) -> bool:
         try:
@@ -125,6 +117,21 @@ class SqliteSession(Session):
         except (ValueError, sqlite3.ProgrammingError):
             return True
         return False
+
+
+def translated(error: BaseException, path: str) -> Exception:
+    """What the error means; the error itself when it is a mistake of ours."""
+    code = _code(error)
+    if code is None:
+        assert isinstance(error, Exception)
+        return error
+    if code in CONFLICTS:
+        return Conflict(f"{path}: {error}")
+    if code in REFUSED:
+        return ValueError(f"{path} refuses the value: {error}")
+    if code == sqlite3.SQLITE_ERROR:
+        return SchemaMismatch(f"{path}: the tables do not fit this Sidequest: {error}; run: sidequest migrate up")
+    return BackendUnavailable(f"{path}: {error} ({_code_name(error)})")
 
 
 def _at_open(error: sqlite3.Error, path: str) -> Exception:
@@ -145,11 +152,11 @@ def _why(path: str) -> str | None:
     return None
 
 
-def _code(error: Exception) -> int | None:
+def _code(error: BaseException) -> int | None:
     """SQLite's primary result code; None when the error did not come from SQLite."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
-def _code_name(error: Exception) -> str:
+def _code_name(error: BaseException) -> str:
     return getattr(error, "sqlite_errorname", type(error).__name__)

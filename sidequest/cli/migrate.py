@@ -15,7 +15,7 @@ from sidequest.cli.output import print_json
 def add(commands: Commands) -> None:
     words = group(commands, "migrate", "create or update Sidequest's tables, or look at them")
     add_common(command(words, "up", _up, "create the tables, or bring them up to date"))
-    add_common(command(words, "status", _status, "which schema steps are applied, pending or unknown"))
+    add_common(command(words, "status", _status, "which schema steps are applied, pending or made by a newer Sidequest"))
     add_common(command(words, "sql", _sql, "print all schema steps as SQL, to be applied by hand"))
 
 
@@ -38,7 +38,7 @@ def _status(args: argparse.Namespace) -> int:
     url = connection.url_of(args)
     connection.refuse_missing(url)
     status = asyncio.run(_look(url))
-    lists = {"applied": status.applied, "pending": status.pending, "unknown": status.unknown}
+    lists = {"applied": status.applied, "pending": status.pending, "newer": status.newer, "unknown": status.unknown}
     if args.json:
         print_json({word: list(steps) for word, steps in lists.items()})
     else:

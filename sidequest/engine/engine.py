@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from random import Random
 from typing import Any, Protocol
 from uuid import uuid4
@@ -199,15 +200,19 @@ class Engine:
 
     def job_ended(self, held: Held, outcome: Outcome, started_us: int, finished_us: int) -> None:
         job = held.job
-        started_at = from_epoch_us(started_us) if started_us else None
-        change = transitions.finish(job, outcome, started_at, from_epoch_us(finished_us), self._chance)
+        started_at = self._store_time(started_us) if started_us else None
+        change = transitions.finish(job, outcome, started_at, self._store_time(finished_us), self._chance)
         if not isinstance(outcome, Completed):
             _log_end(job.id, job.name, outcome, change.state)
         self._writing[job.id] = None
         self._outbox.put(job, change)
 
     def job_running(self, held: Held) -> None:
-        self._outbox.put_start(held.job, transitions.start(held.job, from_epoch_us(held.started_us)))
+        self._outbox.put_start(held.job, transitions.start(held.job, self._store_time(held.started_us)))
+
+    def _store_time(self, host_us: int) -> datetime:
+        """An instant that a worker read from this host's clock, as the database's clock had it."""
+        return from_epoch_us(host_us) + self._store.ahead()
 
     def job_progress(self, held: Held, text: str) -> None:
         self._outbox.put_progress(held.job, text)

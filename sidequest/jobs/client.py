@@ -52,6 +52,7 @@ class JobCall(Generic[R_co]):
             layers.pop("delay", None)
         elif "delay" in self.options:
             layers.pop("at", None)
+        layers.pop("connection", None)  # says where the job is stored, not what is stored
         return NewJob(self.name, self.args, **layers)
 
 
@@ -63,7 +64,8 @@ class Client(ABC):
     async def enqueue(self, call: JobCall[R], /, **options: Unpack[EnqueueOptions]) -> JobHandle[R]:
         """Store a job; when this returns it is committed. Keyword options win over the call's.
 
-        Raises TypeError or ValueError for a bad option, BackendUnavailable when the database
+        With `connection` the job becomes part of that transaction: it exists, and runs, if and
+        only if the caller commits. Raises TypeError or ValueError for a bad option, BackendUnavailable when the database
         cannot be reached; then nothing was stored.
         """
         _must_be_call("call", call)
@@ -72,15 +74,22 @@ class Client(ABC):
         [handle] = await self.enqueue_many([call])
         return handle
 
-    async def enqueue_many(self, calls: Iterable[JobCall[Any]], /) -> Sequence[JobHandle[Any]]:
-        """Store many jobs, all or none; the handles come in the order of the calls."""
+    async def enqueue_many(
+        self, calls: Iterable[JobCall[Any]], /, *, connection: object | None = None
+    ) -> Sequence[JobHandle[Any]]:
+        """Store many jobs, all or none; the handles come in the order of the calls.
+
+        With `connection` they become part of that transaction, as with the option of that name.
+        """
         if isinstance(calls, JobCall) or not isinstance(calls, Iterable):
             raise TypeError(f"calls must be an iterable of calls such as job.call(…), not {calls!r}")
         calls = list(calls)
         for n, call in enumerate(calls):
             _must_be_call(f"calls[{n}]", call)
+        if connection is None:
+            connection = _shared_connection(calls)
         self._prepare({call.definition for call in calls if call.definition is not None})
-        ids = await self._insert([call.resolved(self._job_defaults) for call in calls])
+        ids = await self._insert([call.resolved(self._job_defaults) for call in calls], connection)
         return [JobHandle(id, call.name, self, call.definition) for id, call in zip(ids, calls, strict=True)]
 
     def handle(self, id: int, /) -> JobHandle[Any]:
@@ -92,8 +101,8 @@ class Client(ABC):
         """Make sure that workers will find these jobs' code; raise ConfigError if they cannot."""
 
     @abstractmethod
-    async def _insert(self, jobs: Sequence[NewJob]) -> Sequence[int]:
-        """Store the jobs in one transaction; their ids, in order."""
+    async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
+        """Store the jobs in one transaction, the caller's if `connection` is one; their ids, in order."""
 
     @abstractmethod
     async def _find(self, id: int) -> JobRecord:
@@ -157,6 +166,14 @@ class JobHandle(Generic[R_co]):
         if timeout is not None:
             timeout = checks.duration("timeout", timeout).total_seconds()
         return await self._client._ended(self.id, timeout)
+
+
+def _shared_connection(calls: Sequence[JobCall[Any]]) -> object | None:
+    """The connection that all of the calls name, if they name one."""
+    named = [call.options.get("connection") for call in calls]
+    if any(connection is not named[0] for connection in named):
+        raise ValueError("the calls name different connections: jobs of one enqueue_many are stored in one transaction")
+    return named[0] if named else None
 
 
 def _failure(end: JobEnd) -> JobFailed:

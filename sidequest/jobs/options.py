@@ -46,6 +46,9 @@ class EnqueueOptions(TypedDict, total=False):
     tags: Sequence[str]
     meta: Mapping[str, Any]
     """Anything JSON-like to keep with the job; the job reads it as `ctx.meta`."""
+    connection: object
+    """The caller's own open transaction, of which the job becomes a part: an asyncpg, aiomysql or
+    aiosqlite connection, a Motor session, an SQLAlchemy `AsyncSession` or `AsyncConnection`."""
 
 
 class DefinitionOptions(TypedDict, total=False):
@@ -74,7 +77,7 @@ class DefinitionOptions(TypedDict, total=False):
 
 ENQUEUE_OPTIONS = frozenset(EnqueueOptions.__annotations__)
 DEFINITION_OPTIONS = frozenset(DefinitionOptions.__annotations__)
-DEFAULT_OPTIONS = ENQUEUE_OPTIONS - {"delay", "at", "meta", "tags"}
+DEFAULT_OPTIONS = ENQUEUE_OPTIONS - {"delay", "at", "meta", "tags", "connection"}
 """What `job_defaults` may set for all jobs of a Sidequest."""
 
 
@@ -166,6 +169,7 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "isolated": checks.flag,
     "tags": checks.names,
     "meta": _meta,
+    "connection": lambda option, value: value,  # the backend knows what it can be
 }
 
 

@@ -44,7 +44,12 @@ class WorkerClient(Client):
     def _prepare(self, definitions: Iterable[Definition]) -> None:
         """Whatever this worker could import, its siblings can import as well."""
 
-    async def _insert(self, jobs: Sequence[NewJob]) -> Sequence[int]:
+    async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
+        if connection is not None:
+            raise errors.ConfigError(
+                "connection: a running job enqueues through its engine, which cannot join a transaction of this process; "
+                "enqueue after your own commit, without connection="
+            )
         ids: Sequence[int] = await self._ask("insert", [records.new_job_to_json(job) for job in jobs])
         return ids
 

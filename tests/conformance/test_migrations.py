@@ -28,13 +28,13 @@ def add_step(monkeypatch, database):
 
 async def test_an_empty_database_has_all_steps_pending_and_stays_empty(empty):
     for _ in range(2):
-        assert await empty.migration_status() == MigrationStatus((), (FIRST,), ())
+        assert await empty.migration_status() == MigrationStatus((), (FIRST,), (), ())
 
 
 async def test_migrating_applies_each_step_once(empty):
     assert list(await empty.migrate()) == [FIRST]
     assert list(await empty.migrate()) == []
-    assert await empty.migration_status() == MigrationStatus((FIRST,), (), ())
+    assert await empty.migration_status() == MigrationStatus((FIRST,), (), (), ())
     await empty.check_schema()
 
 
@@ -55,7 +55,7 @@ async def test_many_migrating_at_once_apply_each_step_once(connect, add_step):
 async def test_later_steps_are_applied_in_order_to_what_is_there(backend, add_step):
     add_step("0002_two", "CREATE TABLE {prefix}two (id INTEGER);")
     add_step("0003_three", "ALTER TABLE {prefix}two ADD COLUMN more INTEGER;")
-    assert await backend.migration_status() == MigrationStatus((FIRST,), ("0002_two", "0003_three"), ())
+    assert await backend.migration_status() == MigrationStatus((FIRST,), ("0002_two", "0003_three"), (), ())
     assert list(await backend.migrate()) == ["0002_two", "0003_three"]
 
 
@@ -64,7 +64,7 @@ async def test_a_step_that_fails_leaves_nothing_of_itself(empty, add_step):
     with pytest.raises((BackendUnavailable, SchemaMismatch)) as caught:
         await empty.migrate()
     assert "0002_bad" in caught.value.__notes__[0]
-    assert await empty.migration_status() == MigrationStatus((FIRST,), ("0002_bad",), ())
+    assert await empty.migration_status() == MigrationStatus((FIRST,), ("0002_bad",), (), ())
     migrations.steps("any")[-1] = Step("0002_good", "CREATE TABLE {prefix}two (id INTEGER);")
     assert list(await empty.migrate()) == ["0002_good"]
 
@@ -77,7 +77,7 @@ async def test_tables_made_by_a_newer_sidequest_are_refused(backend, add_step, m
     for refused in (backend.migrate, backend.check_schema):
         with pytest.raises(SchemaMismatch, match=r"newer Sidequest \(step 0002_newer\); upgrade the sidequest package"):
             await refused()
-    assert await backend.migration_status() == MigrationStatus((FIRST,), (), ("0002_newer",))
+    assert await backend.migration_status() == MigrationStatus((FIRST,), (), (), ("0002_newer",))
 
 
 async def test_missing_tables_are_named_with_the_command_to_run(empty):
