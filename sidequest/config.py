@@ -79,10 +79,7 @@ class DatabaseURL:
         """The URL for messages and for commands to copy: where the tables are, and no password."""
         where = {"schema": self.options.get("schema"), "prefix": self.prefix if self.prefix != "sidequest_" else None}
         query = "&".join(f"{name}={value}" for name, value in where.items() if value is not None)
-        if self.scheme == "sqlite":
-            plain = f"sqlite:///{self.target}"
-        else:
-            plain = re.sub(r"(//[^:/@]*):[^@]*@", r"\1@", self.target)
+        plain = f"sqlite:///{self.target}" if self.scheme == "sqlite" else re.sub(r"(//[^:/@]*):[^@]*@", r"\1@", self.target)
         return f"{plain}?{query}" if query else plain
 
     def refuse_unknown_options(self, known: Sequence[str]) -> None:

@@ -20,7 +20,6 @@ from sidequest.jobs.record import ClaimedJob, JobEnd, JobRecord, NewJob
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
 
-
 Clock = Callable[[], datetime]
 
 

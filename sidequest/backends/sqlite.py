@@ -33,6 +33,9 @@ from sidequest.jobs.states import State
 
 OLDEST = (3, 35)
 """RETURNING came with 3.35."""
+FEW_STATES = frozenset({State.CLAIMED, State.RUNNING, State.FAILED, State.CANCELED})
+FEW = "state IN ('claimed', 'running', 'failed', 'canceled')"
+"""As the partial index has it: SQLite uses one only for statements that say the very same."""
 OPTIONS = ("busy_timeout", "prefix", "synchronous")
 BUSY_TIMEOUT = timedelta(seconds=5)
 SYNCHRONOUS = {"app": "full", "engine": "normal"}
@@ -160,7 +163,8 @@ class SqliteBackend(SqlBackend):
         if (sqlalchemy := await connection_of(connection, "aiosqlite")) is not None:
             return SqlalchemySession(sqlalchemy, _as_they_are, self._translated)
         raise TypeError(
-            f"connection must be an open aiosqlite connection or an SQLAlchemy AsyncSession or AsyncConnection, not {connection!r}"
+            "connection must be an open aiosqlite connection, or an SQLAlchemy AsyncSession or AsyncConnection, "
+            f"not {connection!r}"
         )
 
     def _translated(self, error: BaseException) -> Exception:
@@ -254,10 +258,18 @@ class SqliteBackend(SqlBackend):
         return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(ids)}
 
     def in_states(self, states: Collection[State]) -> str:
-        return f"state IN ({listed(states)})"  # literal: a parameter cannot match a partial index
+        few = f"{FEW} AND " if FEW_STATES.issuperset(states) else ""
+        return f"{few}state IN ({listed(states)})"
 
     def counts(self, clause: str) -> str:
-        return f"SELECT state, count(*) FROM {self.jobs} {clause} GROUP BY state"
+        if clause:
+            return f"SELECT state, count(*) FROM {self.jobs} {clause} GROUP BY state"
+        due, later = (f"SELECT count(*) FROM {self.jobs} WHERE {condition}" for condition in (self.READY, self.NOT_YET))
+        settled = f"FROM {self.jobs} WHERE {FEW}"
+        return (  # each from an index; the completed ones are all that are nothing else
+            f"SELECT 'waiting', ({due}) + ({later}) UNION ALL SELECT state, count(*) {settled} GROUP BY state UNION ALL "
+            f"SELECT 'completed', (SELECT count(*) FROM {self.jobs}) - ({due}) - ({later}) - (SELECT count(*) {settled})"
+        )
 
     def contains(self, column: str, parameter: str) -> str:
         return f"instr(lower({column}), lower(:{parameter})) > 0"  # LIKE refuses patterns of more than 50 000 bytes

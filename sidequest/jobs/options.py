@@ -152,6 +152,12 @@ def _meta(option: str, value: object) -> str:
     return codec.dump(dict(value), option)  # pyright: ignore[reportUnknownArgumentType]
 
 
+def _connection(option: str, value: object) -> object:
+    if isinstance(value, (str, bytes, int)):  # what it can be depends on the database: the backend judges
+        raise TypeError(f"{option} must be your own open connection or session, not {type(value).__name__}")
+    return value
+
+
 _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "name": _stored_name,
     "aliases": _aliases,
@@ -169,7 +175,7 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "isolated": checks.flag,
     "tags": checks.names,
     "meta": _meta,
-    "connection": lambda option, value: value,  # the backend knows what it can be
+    "connection": _connection,
 }
 
 

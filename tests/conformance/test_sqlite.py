@@ -418,6 +418,32 @@ async def test_cancel_requests_are_found_by_their_index(store, foreign, monkeypa
     assert "USING INDEX sidequest_jobs_cancel (engine=?)" in plan
 
 
+@pytest.mark.parametrize("state", ["claimed", "running", "failed", "canceled"])
+async def test_listing_a_rare_state_walks_its_index(store, foreign, monkeypatch, state):
+    seen = plans(store, foreign, monkeypatch)
+    await store.list_jobs(JobFilter(states=(State(state),)), 10)
+    ((_, plan),) = seen
+    assert plan == "SEARCH sidequest_jobs USING INDEX sidequest_jobs_state (state=?)"
+
+
+async def test_what_an_engine_holds_is_found_by_its_index(store, foreign, monkeypatch):
+    seen = plans(store, foreign, monkeypatch)
+    await store.held_by("e1", 10)
+    ((_, plan),) = seen
+    assert plan == "SEARCH sidequest_jobs USING INDEX sidequest_jobs_held (engine=?)"
+
+
+async def test_counting_reads_indexes_only(store, foreign, monkeypatch):
+    seen = plans(store, foreign, monkeypatch)
+    await store.count(JobFilter())
+    await store.count_over_time(store.now(), timedelta(minutes=1), 5, None)
+    assert len(seen) == 2
+    for statement, plan in seen:
+        touching = [line for line in plan.splitlines() if "sidequest_jobs" in line]
+        assert touching, statement
+        assert all("INDEX sidequest_jobs_" in line for line in touching), plan
+
+
 async def test_what_goes_by_id_uses_the_primary_key(store, foreign, monkeypatch):
     await store.insert([NewJob("shop:pay")], ANY)
     seen = plans(store, foreign, monkeypatch)

@@ -104,7 +104,9 @@ def test_wrong_use_is_exit_2_and_one_line_that_names_the_argument(
 
 
 SECRETS = [
-    ["jobs", "list", "--url", "postgresql://ann:s3cret@host/db"],
+    ["jobs", "list", "--url", "sqlserver://ann:s3cret@host/db"],
+    ["jobs", "list", "--url", "postgresql://ann:s3cret@host/db?sslmod=require"],
+    ["jobs", "list", "--url", "postgresql://ann:s3cret@host/db?schema=x&schema=y"],
     ["jobs", "list", "--url", "ann:s3cret@host/db"],
     ["jobs", "list", "--url", "postgresql://ann:s3cret@[host/db"],
     ["jobs", "list", "--url", "postgresql://ann:s3cret@host:99999999/db#x"],

@@ -74,6 +74,9 @@ class FakeStore:
     def now(self) -> datetime:
         return NOW
 
+    def ahead(self) -> timedelta:
+        return timedelta(0)
+
     async def _answer(self, call: str) -> None:
         self.calls.append(call)
         if self.hold is not None:

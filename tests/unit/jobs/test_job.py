@@ -51,6 +51,7 @@ class Notebook(Client):
 
     def __init__(self, end: JobEnd | None = None) -> None:
         self.stored: list[NewJob] = []
+        self.connections: list[object | None] = []
         self.prepared: list[Definition] = []
         self.end = end
         self.waited: list[float | None] = []
@@ -61,8 +62,9 @@ class Notebook(Client):
     def _prepare(self, definitions: Iterable[Definition]) -> None:
         self.prepared += definitions
 
-    async def _insert(self, jobs: Sequence[NewJob]) -> Sequence[int]:
+    async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
         self.stored += jobs
+        self.connections.append(connection)
         return range(len(self.stored) - len(jobs) + 1, len(self.stored) + 1)
 
     async def _find(self, id: int) -> JobRecord:
@@ -432,6 +434,25 @@ def test_a_handle_is_made_from_an_id() -> None:
     with pytest.raises(ValueError, match="^id must be between 1 and"):
         Notebook().handle(0)
 
+
+# The caller's own transaction.
+
+
+async def test_a_connection_goes_to_the_store_and_not_into_the_job(client: Notebook) -> None:
+    mine = object()
+    await client.enqueue(greet.call("a"), connection=mine)
+    await client.enqueue(greet.options(connection=mine).call("b"))
+    await client.enqueue_many([greet.call("c")], connection=mine)
+    await client.enqueue(greet.call("d"))
+    assert client.connections == [mine, mine, mine, None]
+    assert not any(hasattr(job, "connection") for job in client.stored)
+
+
+async def test_calls_that_name_different_connections_are_refused(client: Notebook) -> None:
+    calls = [greet.options(connection=object()).call("a"), greet.call("b")]
+    with pytest.raises(ValueError, match="the calls name different connections"):
+        await client.enqueue_many(calls)
+    assert client.stored == []
 
 # Contexts.
 

@@ -28,7 +28,10 @@ def constant(attempt: int, error: BaseException) -> float:
     return 1
 
 
+CONNECTION = object()
+
 GOOD: list[tuple[str, object, object]] = [
+    ("connection", CONNECTION, CONNECTION),
     ("name", "shop:send", "shop:send"),
     ("name", "x" * 200, "x" * 200),
     ("aliases", ["old:send", "older:send"], ("old:send", "older:send")),
@@ -87,6 +90,7 @@ BAD: list[tuple[str, object, type[Exception], str]] = [
     ("isolated", 1, TypeError, "isolated must be True or False"),
     ("tags", "a", TypeError, "tags must be a sequence of strings"),
     ("tags", [None], TypeError, "tags[0] must be a string"),
+    ("connection", "sqlite:///app.db", TypeError, "connection must be your own open connection or session, not str"),
     ("meta", [1], TypeError, "meta must be a mapping, not list"),
     ("meta", {"a": object()}, TypeError, "meta cannot be stored: $.a is an object"),
     ("meta", {"a": "x" * 2**20}, ValueError, "meta takes 1,048,584 bytes"),

@@ -37,10 +37,14 @@ CREATE TABLE {prefix}jobs (
     CHECK ((state = 'waiting') = (ready IS NOT NULL))
 );
 
--- No index names state, a running job's times, lease or result: what happens to a job between its
--- claim and its end touches no index.
+-- What a claim costs depends on what is waiting and due: nothing else is in its index. Held, failed
+-- and canceled jobs are few, and so are the entries of the indexes that find them.
 CREATE INDEX {prefix}jobs_claim ON {prefix}jobs (queue, priority DESC, available_at, id) WHERE ready = 1;
 CREATE INDEX {prefix}jobs_due ON {prefix}jobs (available_at) WHERE ready = 0;
+CREATE INDEX {prefix}jobs_state ON {prefix}jobs (state, id) WHERE state IN ('claimed', 'running', 'failed', 'canceled');
+CREATE INDEX {prefix}jobs_held ON {prefix}jobs (engine, id) WHERE state IN ('claimed', 'running');
+CREATE INDEX {prefix}jobs_inserted ON {prefix}jobs (inserted_at);
+CREATE INDEX {prefix}jobs_finished ON {prefix}jobs (finished_at, state) WHERE finished_at IS NOT NULL;
 CREATE INDEX {prefix}jobs_cancel ON {prefix}jobs (engine) WHERE cancel_requested_at IS NOT NULL;
 CREATE UNIQUE INDEX {prefix}jobs_unique ON {prefix}jobs (unique_lock) WHERE unique_lock IS NOT NULL;
 
