@@ -159,6 +159,8 @@ class SqliteBackend(SqlBackend):
 
     async def session_on(self, connection: object) -> Session:
         if isinstance(connection, aiosqlite.Connection):
+            if connection.isolation_level is None and not connection.in_transaction:
+                raise ValueError("connection has no open transaction: begin one, or leave connection= out")
             return SqliteSession(connection, self.url.target)
         if (sqlalchemy := await connection_of(connection, "aiosqlite")) is not None:
             return SqlalchemySession(sqlalchemy, _as_they_are, self._translated)
