@@ -259,3 +259,13 @@ module_level = Sidequest("sqlite:///never_opened_here.db")
 @job(max_attempts=1)
 async def uses_a_module_level_sidequest() -> None:
     await module_level.enqueue(add.call(1, 2))
+
+
+@job
+async def enqueue_with_connection(ctx: JobContext) -> str:
+    """Try what only an app can do; the error's type."""
+    try:
+        await ctx.sidequest.enqueue(add.call(1, 2), connection=object())
+    except Exception as error:
+        return type(error).__name__
+    return "enqueued"
