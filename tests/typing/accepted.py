@@ -7,6 +7,7 @@ from typing import Any, assert_type
 from aiohttp import web
 from fastapi import FastAPI
 from litestar import Litestar
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.applications import Starlette
 
 from sidequest import (
@@ -93,6 +94,14 @@ starlette_app = Starlette(lifespan=sq.lifespan)
 litestar_app = Litestar(lifespan=[sq.lifespan])
 aiohttp_app = web.Application()
 aiohttp_app.cleanup_ctx.append(sq.lifespan)
+
+
+async def in_a_transaction(session: AsyncSession) -> None:
+    handle = await send.options(delay=timedelta(minutes=1), connection=session).enqueue("a", "b")
+    assert_type(handle, JobHandle[Receipt])
+    await sq.enqueue(send.call("a", "b"), connection=session)
+    await sq.enqueue_many([send.call("a", "b")], connection=session)
+    Sidequest("postgresql://host/shop", pool=object())
 
 
 async def main() -> None:
