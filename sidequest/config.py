@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypedDict, cast
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from sidequest.errors import ConfigError
 from sidequest.jobs import checks
@@ -28,6 +29,9 @@ PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,40}")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 ALIASES = {"postgres": "postgresql", "mariadb": "mysql"}
 """Other words for the same databases."""
+PORTS = {"postgresql": "5432", "mysql": "3306", "mongodb": "27017"}
+"""Where the servers listen when a URL does not say."""
+THIS_HOST = ("", "localhost", "127.0.0.1", "::1")
 PATTERN = re.compile(r"-?[A-Za-z0-9_.:\-]*\*?")
 
 
@@ -72,15 +76,31 @@ class DatabaseURL:
             raise ConfigError(f"url: prefix must be up to 41 lower-case letters, digits and _ , not {prefix!r}")
         if scheme == "sqlite":
             return DatabaseURL(scheme, _sqlite_path(parts.netloc, parts.path), prefix, options)
-        return DatabaseURL(scheme, urlunsplit((scheme, parts.netloc, parts.path, "", "")), prefix, options)
+        return DatabaseURL(scheme, f"{scheme}://{parts.netloc}{parts.path}", prefix, options)
 
     @property
     def shown(self) -> str:
         """The URL for messages and for commands to copy: where the tables are, and no password."""
-        where = {"schema": self.options.get("schema"), "prefix": self.prefix if self.prefix != "sidequest_" else None}
+        where = {name: self.options.get(name) for name in ("host", "port", "schema")}
+        where["prefix"] = self.prefix if self.prefix != "sidequest_" else None
         query = "&".join(f"{name}={value}" for name, value in where.items() if value is not None)
         plain = f"sqlite:///{self.target}" if self.scheme == "sqlite" else re.sub(r"(//[^:/@]*):[^@]*@", r"\1@", self.target)
         return f"{plain}?{query}" if query else plain
+
+    @property
+    def identity(self) -> str:
+        """The same text for all URLs that mean the same tables, seen from this host and working directory.
+
+        Who logs in, and how, does not matter. One server under two names counts as two.
+        """
+        if self.scheme == "sqlite":
+            return "|".join((self.scheme, str(Path(self.target).resolve()), self.prefix))
+        parts = urlsplit(self.target)
+        named = parts.netloc.rpartition("@")[2] or self.options.get("host", "")
+        port = self.options.get("port", PORTS.get(self.scheme, ""))
+        hosts = ",".join(sorted({_host(host, port) for host in named.split(",")}))
+        schema = self.options.get("schema", "public")
+        return "|".join((self.scheme, hosts, unquote(parts.path.strip("/")), schema, self.prefix))
 
     def refuse_unknown_options(self, known: Sequence[str]) -> None:
         """Raise ConfigError for an option that is none of these."""
@@ -170,6 +190,11 @@ class Settings:
                 f"lease_life ({self.lease_life.total_seconds():g} s) must be at least three times "
                 f"heartbeat_interval ({self.heartbeat_interval.total_seconds():g} s)"
             )
+
+    @property
+    def serves_all(self) -> bool:
+        """Whether this engine serves every queue there is."""
+        return self.serve == ("*",)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values from which `from_json` makes equal settings."""
@@ -329,6 +354,16 @@ def _options(query: str) -> dict[str, str]:
             raise ConfigError(f"url: the option {name!r} is given twice")
         options[name] = value
     return options
+
+
+def _host(text: str, default_port: str) -> str:
+    """`host:port` in one spelling; a server that is reached through a file is on this host."""
+    text = unquote(text).lower()
+    host, port = text, ""
+    if ":" in text.rpartition("]")[2]:
+        host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    return f"{'localhost' if host in THIS_HOST or host.startswith('/') else host}:{port or default_port}"
 
 
 def _sqlite_path(host: str, path: str) -> str:

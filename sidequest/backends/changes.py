@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sidequest.backends.rows import ToColumn, column_values
+from sidequest.backends.session import Session
 from sidequest.jobs.states import FINAL, State
 from sidequest.jobs.transitions import Change
 
@@ -88,6 +89,27 @@ def values(change: Change, now: datetime, to_column: ToColumn) -> dict[str, Any]
     elif change.state is State.WAITING:
         found["now"] = to_column(now)
     return found
+
+
+async def write_together(
+    session: Session,
+    changes: Sequence[Change],
+    write: Callable[[Sequence[Change]], Awaitable[int]],
+    holding: Callable[[], Awaitable[Collection[int]]],
+) -> Sequence[int]:
+    """Write changes as if all their fences held, as nearly all do; the ids of those that were not written.
+
+    For databases whose statements tell only how many rows they found: so `write` does. Was it too
+    few, that is undone, and `holding` finds the ids whose fence holds and sees to it that it stays so.
+    """
+    await session.savepoint()
+    if await write(changes) == len(changes):
+        return ()
+    await session.rollback_to_savepoint()
+    found = await holding()
+    if found:
+        await write([change for change in changes if change.id in found])
+    return [change.id for change in changes if change.id not in found]
 
 
 def _ready_of_waiting(shape: Shape, value: Callable[[str], str]) -> str:

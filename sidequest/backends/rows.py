@@ -60,10 +60,10 @@ def insert_row(job: NewJob, now: datetime, to_column: ToColumn) -> dict[str, Any
         "available_at": to_column(due),
         "attempt": 0,
         "max_attempts": job.max_attempts,
-        "timeout_ms": _milliseconds(job.timeout),
-        "kill_grace_ms": _milliseconds(job.kill_grace),
+        "timeout_ms": milliseconds(job.timeout),
+        "kill_grace_ms": milliseconds(job.kill_grace),
         "backoff": job.backoff,
-        "retry_delay_ms": _milliseconds(job.retry_delay),
+        "retry_delay_ms": milliseconds(job.retry_delay),
         "isolated": job.isolated,
         "tags": json.dumps(job.tags, ensure_ascii=False) if job.tags else None,
         "meta": job.meta,
@@ -144,7 +144,7 @@ def column_values(columns: Mapping[str, object], to_column: ToColumn) -> dict[st
     return {name: to_column(value) if isinstance(value, datetime) else value for name, value in columns.items()}
 
 
-def _milliseconds(span: timedelta | None) -> int | None:
+def milliseconds(span: timedelta | None) -> int | None:
     """Rounded up: the shortest timeout must not become none at all."""
     return None if span is None else -(-span // MILLISECOND)
 

@@ -26,6 +26,9 @@ PAUSE = 0.01
 """Seconds between two tries, give or take half: rivals must not meet again at the same moment."""
 
 
+SAVEPOINT, BACK = "SAVEPOINT here", "ROLLBACK TO here"
+
+
 class Conflict(Exception):
     """Another writer was in the way; the whole unit was rolled back and may be tried again."""
 
@@ -43,6 +46,14 @@ class Session(ABC):
     @abstractmethod
     async def rollback(self) -> None:
         """Undo the open transaction; nothing when there is none."""
+
+    async def savepoint(self) -> None:
+        """From here on, what the open transaction does can be undone on its own."""
+        await self.execute(SAVEPOINT)
+
+    async def rollback_to_savepoint(self) -> None:
+        """Undo what was done since then."""
+        await self.execute(BACK)
 
     @abstractmethod
     async def fetch(self, statement: str, values: Values = NO_VALUES) -> Sequence[Row]:

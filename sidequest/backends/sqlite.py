@@ -14,13 +14,14 @@ import sqlite3
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 import aiosqlite
 
 from sidequest import clock as clocks
 from sidequest.backends.base import Clock
-from sidequest.backends.changes import Group, assignments, guard, listed, values
+from sidequest.backends.changes import Group, assignments, guard, listed, values, write_together
 from sidequest.backends.rows import CLAIMED, INSERTED, claimed_job
 from sidequest.backends.session import Row, Session, Values, persist, to_the_end
 from sidequest.backends.sql import SqlBackend
@@ -30,6 +31,7 @@ from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError
 from sidequest.jobs.record import ClaimedJob
 from sidequest.jobs.states import State
+from sidequest.jobs.transitions import Change
 
 OLDEST = (3, 35)
 """RETURNING came with 3.35."""
@@ -235,16 +237,13 @@ class SqliteBackend(SqlBackend):
     async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
         shape, members = group
         update = f"UPDATE {self.jobs} SET {assignments(shape)} WHERE id = :the_id AND lease IS :the_lease AND {guard(shape)}"
-        rows = [values(change, now, self.to_column) for change in members]
-        if len(rows) == 1:
-            return () if await session.execute(update, rows[0]) else (members[0].id,)
-        await session.execute("SAVEPOINT grouped")
-        if await session.execute_many(update, rows) == len(rows):
-            return ()
-        await session.execute("ROLLBACK TO grouped")
-        holding = await self._holding(session, group)
-        await session.execute_many(update, [row for row in rows if row["the_id"] in holding])
-        return [change.id for change in members if change.id not in holding]
+
+        async def write(changes: Iterable[Change]) -> int:
+            return await session.execute_many(update, [values(change, now, self.to_column) for change in changes])
+
+        if len(members) == 1:
+            return () if await session.execute(update, values(members[0], now, self.to_column)) else (members[0].id,)
+        return await write_together(session, members, write, partial(self._holding, session, group))
 
     async def _holding(self, session: Session, group: Group) -> frozenset[int]:
         """The ids whose fence holds; it stays so while we have the write lock."""

@@ -1,10 +1,11 @@
 """THE STORE. The schema as numbered steps, one folder of files per dialect, with the same names in each.
 
 A file is named for its step and holds statements that end with a semicolon at the end of a line
-(MongoDB: database commands as JSON). `{prefix}` stands for the tables' prefix, `{schema}` for the
-schema and its dot, if there is one. A step that was released is never edited.
+(MongoDB: database commands as JSON, with `//` before comments). `{prefix}` stands for the tables'
+prefix, `{schema}` for the schema and its dot, if there is one. A step that was released is never
+edited.
 
-A line `-- needs: 0003` says that code which knows the steps up to 0003 still works on the tables
+A comment `needs: 0003` says that code which knows the steps up to 0003 still works on the tables
 after this step; without it only code that knows the step itself does.
 """
 
@@ -17,6 +18,7 @@ from functools import cache
 from importlib.resources import files
 
 from sidequest.backends.base import MigrationStatus
+from sidequest.errors import SchemaMismatch
 
 NEEDS = re.compile(r"^\W*needs: (\d{4})\b", re.MULTILINE)
 
@@ -41,7 +43,7 @@ class Step:
     def statements(self, prefix: str, schema: str = "") -> Sequence[str]:
         """The statements one by one, without comments."""
         text = fill(self.text, prefix, schema)
-        lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+        lines = [line for line in text.splitlines() if not line.lstrip().startswith(("--", "//"))]
         parts = "\n".join(lines).split(";\n")
         return [part.strip().removesuffix(";") for part in parts if part.strip()]
 
@@ -69,3 +71,20 @@ def status(known: Sequence[Step], applied: Mapping[str, str]) -> MigrationStatus
         newer=tuple(name for name in strange if applied[name] <= newest),
         unknown=tuple(name for name in strange if applied[name] > newest),
     )
+
+
+def refuse_newer(seen: MigrationStatus, where: str) -> None:
+    """Raise SchemaMismatch if this code must not touch the tables any more; `where` is the URL as it may be shown."""
+    if seen.unknown:
+        raise SchemaMismatch(
+            f"the tables in {where} were made by a newer Sidequest (step {', '.join(seen.unknown)}); "
+            f"upgrade the sidequest package of this process: pip install --upgrade sidequest"
+        )
+
+
+def refuse_unfit(seen: MigrationStatus, where: str) -> None:
+    """Raise SchemaMismatch, with the command to run, unless the tables are exactly ours."""
+    refuse_newer(seen, where)
+    if seen.pending:
+        what = "are older than this Sidequest" if seen.applied else "do not exist yet"
+        raise SchemaMismatch(f"the tables in {where} {what}; run: sidequest migrate up --url {where}")

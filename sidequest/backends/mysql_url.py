@@ -1,0 +1,117 @@
+"""THE STORE, on MySQL and MariaDB: what a `mysql://` URL says, checked before anything is opened."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from sidequest.config import DatabaseURL
+from sidequest.errors import ConfigError
+from sidequest.jobs import checks
+
+TLS = ("ssl_ca", "ssl_cert", "ssl_key", "ssl_mode")
+OPTIONS = ("command_timeout", "connect_timeout", "pool_size", "prefix", "unix_socket", *TLS)
+SSL_MODES = ("disabled", "required", "verify_ca", "verify_identity")
+"""As the servers' own clients call them."""
+VERIFIED = ("verify_ca", "verify_identity")
+
+ENGINE_POOL = 3
+"""What an engine needs, whatever its concurrency."""
+APP_POOL = 10
+CONNECT_TIMEOUT = 10.0
+COMMAND_TIMEOUT = 30.0
+"""Seconds after which a statement counts as lost, and the server as frozen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach the server."""
+
+    connect: Mapping[str, Any]
+    """The keyword arguments of an aiomysql connection: where, who, and which database."""
+    tls: Mapping[str, str]
+    """The options of TLS; empty for none."""
+    connect_timeout: float
+    command_timeout: float
+    pool_size: int
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Reads the certificates. Raises ConfigError when there are none, or none that are usable."""
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.tls.get("ssl_ca"))
+            if "ssl_cert" in self.tls:
+                context.load_cert_chain(self.tls["ssl_cert"], self.tls.get("ssl_key"))
+        except OSError as error:  # an SSLError is one too
+            files = ", ".join(f"{name}={value}" for name, value in self.tls.items() if name != "ssl_mode")
+            raise ConfigError(f"url: {files} cannot be used: {error}") from error
+        context.check_hostname = self.tls["ssl_mode"] == "verify_identity"
+        context.verify_mode = ssl.CERT_REQUIRED if self.tls["ssl_mode"] in VERIFIED else ssl.CERT_NONE
+        return context
+
+
+def read(url: DatabaseURL, role: str) -> Access:
+    """Raises ConfigError naming the option, and what would be right."""
+    url.refuse_unknown_options(OPTIONS)
+    pool_size = _number(url, "pool_size", APP_POOL, 1, 1000, int, "a whole number")
+    return Access(
+        connect=_where(url),
+        tls=_tls(url.options),
+        connect_timeout=_number(url, "connect_timeout", CONNECT_TIMEOUT, 0.01, 600, float, "a number of seconds"),
+        command_timeout=_number(url, "command_timeout", COMMAND_TIMEOUT, 0.01, 3600, float, "a number of seconds"),
+        pool_size=ENGINE_POOL if role == "engine" else pool_size,
+    )
+
+
+def _where(url: DatabaseURL) -> Mapping[str, Any]:
+    parts = urlsplit(url.target)
+    if "@" in parts.netloc.rpartition("@")[0]:
+        raise ConfigError("url: write @ as %40 inside a user's name or a password")
+    try:
+        port = parts.port or 3306
+    except ValueError:  # not repeated: it may be a part of a password
+        raise ConfigError("url: the port must be a number up to 65535; write / as %2F in a password") from None
+    database = unquote(parts.path.strip("/"))
+    if not database or "/" in database:
+        raise ConfigError(f"url: name one database, as in mysql://user:password@host/database; this is {url.shown}")
+    return {
+        "host": unquote(parts.hostname or "localhost"),
+        "port": port,
+        "unix_socket": url.options.get("unix_socket"),
+        "user": unquote(parts.username) if parts.username else None,  # None: the name of this process's user
+        # The driver encodes a password as latin1; the servers know it as UTF-8.
+        "password": unquote(parts.password or "").encode().decode("latin1"),
+        "db": database,
+    }
+
+
+def _tls(options: Mapping[str, str]) -> Mapping[str, str]:
+    given = {name: options[name] for name in TLS if name in options}
+    mode = given.get("ssl_mode", "verify_ca" if "ssl_ca" in given else "required" if given else "disabled")
+    if mode not in SSL_MODES:
+        words = ", ".join(SSL_MODES)
+        raise ConfigError(f"url: ssl_mode must be one of {words}, not {mode!r}{checks.nearest(mode, SSL_MODES)}")
+    if mode == "disabled" and len(given) > 1:
+        raise ConfigError(f"url: ssl_mode=disabled leaves {', '.join(sorted(set(given) - {'ssl_mode'}))} without use")
+    if mode == "required" and "ssl_ca" in given:
+        raise ConfigError("url: ssl_mode=required checks nobody's certificate; for ssl_ca say verify_ca or verify_identity")
+    if "ssl_key" in given and "ssl_cert" not in given:
+        raise ConfigError("url: ssl_key needs the ssl_cert that it belongs to")
+    return {} if mode == "disabled" else {**given, "ssl_mode": mode}
+
+
+def _number(url: DatabaseURL, name: str, default: float, least: float, most: float, kind: type[Any], what: str) -> Any:
+    text = url.options.get(name)
+    if text is None:
+        return default
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not least <= number <= most:  # also refuses nan
+        raise ConfigError(f"url: {name} must be {what} between {least:g} and {most:g}, not {text!r}")
+    return number
