@@ -13,6 +13,7 @@ from typing import Unpack
 
 from sidequest.backends import moves
 from sidequest.backends.base import Backend, Bucket, JobFilter
+from sidequest.clock import monotonic
 from sidequest.config import QueueSettings, queue_record
 from sidequest.errors import JobNotFound, JobStateError, QueueNotFound
 from sidequest.jobs import checks, transitions
@@ -26,6 +27,9 @@ MOST_LISTED = 1_000
 MOST_BUCKETS = 1_000
 WATCH_INTERVAL = 0.25
 MOST_WATCHED = 10_000
+MOST_GAPS = 10_000
+GAP_LIFE = 3.0
+"""Seconds from the look that showed a gap between ids until nobody can fill it any more."""
 
 
 class JobsOperations:
@@ -146,14 +150,13 @@ class JobsOperations:
         """
         if queue is not None:
             checks.name("queue", queue)
-        store = self._store()
-        last = await store.last_id()
+        news = _News(self._store())
         shown: dict[int, JobRecord] = {}
+        await news.skip()
         while True:
-            changed = [record for record in await store.get_many(shown) if record != shown[record.id]]
-            fresh = await store.list_after(last, queue, MOST_LISTED)
-            for record in (*changed, *fresh):
-                last = max(last, record.id)
+            changed = [record for record in await self._store().get_many(shown) if record != shown[record.id]]
+            fresh = await news.fetch()
+            for record in (*changed, *(record for record in fresh if queue in (None, record.queue))):
                 yield record
                 shown[record.id] = record
                 if record.state.final:
@@ -162,6 +165,40 @@ class JobsOperations:
                 del shown[next(iter(shown))]
             if len(fresh) < MOST_LISTED:
                 await asyncio.sleep(WATCH_INTERVAL)
+
+
+class _News:
+    """Finds each new job once, also those that appear after jobs with higher ids.
+
+    Databases hand out ids before the commit, and some in blocks: a gap may be filled for a while.
+    """
+
+    def __init__(self, store: Backend) -> None:
+        self._store = store
+        self._last = 0
+        self._gaps: dict[int, float] = {}
+        """Ids that nobody has seen, and until when they may still come."""
+
+    async def skip(self) -> None:
+        """Whatever is there already is not new."""
+        self._last = max(0, await self._store.last_id() - MOST_LISTED)
+        while len(await self.fetch()) >= MOST_LISTED:
+            pass
+
+    async def fetch(self) -> Sequence[JobRecord]:
+        """The jobs that have appeared, by id; `MOST_LISTED` or more when there may be others."""
+        late = await self._store.get_many(self._gaps)
+        fresh = await self._store.list_after(self._last, None, MOST_LISTED)
+        now = monotonic()
+        for record in late:
+            del self._gaps[record.id]
+        for record in fresh:
+            gap = range(max(self._last + 1, record.id - MOST_GAPS), record.id)
+            self._gaps |= dict.fromkeys(gap, now + GAP_LIFE)
+            self._last = record.id
+        while self._gaps and (len(self._gaps) > MOST_GAPS or self._gaps[next(iter(self._gaps))] < now):
+            del self._gaps[next(iter(self._gaps))]
+        return (*late, *fresh)
 
 
 class QueuesOperations:

@@ -15,6 +15,7 @@ from sidequest.app.engine_process import EngineProcess
 from sidequest.app.lifespan import Lifespan
 from sidequest.app.operations import JobsOperations, QueuesOperations
 from sidequest.backends import make_backend, moves
+from sidequest.backends.announcer import Announcer, OwnEngine
 from sidequest.backends.base import Backend
 from sidequest.backends.sqlalchemy_session import after_commit
 from sidequest.backends.watch import EndWatch
@@ -61,12 +62,8 @@ class SidequestSettings(TypedDict, total=False):
     log_level: str
 
 
-class _RunningEngine(Protocol):
+class _RunningEngine(OwnEngine, Protocol):
     """What the client tells its engine, wherever that runs."""
-
-    def wake(self) -> None: ...
-
-    def look_for_cancels(self) -> None: ...
 
     def learn(self, modules: list[str]) -> None: ...
 
@@ -95,6 +92,7 @@ class Sidequest(Client):
         self._job_defaults = self._settings.job_defaults
         self._store: Backend | None = None
         self._ends: EndWatch | None = None
+        self._announcer: Announcer | None = None
         self._engine: _RunningEngine | None = None
         self._process: EngineProcess | None = None
         self._owner: asyncio.Task[None] | None = None
@@ -173,13 +171,15 @@ class Sidequest(Client):
             clients.detach(self)
             if self._ends is not None:
                 self._ends.close()
-            self._store = self._ends = self._engine = None
+            self._store = self._ends = self._announcer = self._engine = None
             await store.close()
 
     async def _live_with(self, store: Backend, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
         self._store = store
         self._ends = EndWatch(store, self._watch)
+        self._announcer = Announcer(store, suffices=self._settings.serves_all)
         tasks.start_soon(self._ends.run)
+        tasks.start_soon(self._announcer.run)
         if self._settings.engine == "off":
             await self._until_stopped(started)
         elif self._settings.engine == "inline":
@@ -193,7 +193,8 @@ class Sidequest(Client):
         engine = EngineProcess(self._settings, self._script(), self._known_modules, self._ends.watched, self._ends.ended)
         await engine.start()
         self._ends.hinted = True
-        self._engine = self._process = engine
+        self._process = engine
+        self._has_engine(engine)
         tasks.start_soon(engine.keep)
         try:
             await self._until_stopped(started)
@@ -211,7 +212,7 @@ class Sidequest(Client):
         if running.done():
             ready_or_failed.cancel()
             await running
-        self._engine = engine
+        self._has_engine(engine)
         try:
             await self._until_stopped(started)
         finally:
@@ -219,12 +220,18 @@ class Sidequest(Client):
             with anyio.CancelScope(shield=True):
                 await running
 
+    def _has_engine(self, engine: _RunningEngine) -> None:
+        assert self._announcer is not None
+        self._engine = self._announcer.own = engine
+
     async def _until_stopped(self, started: asyncio.Future[None]) -> None:
         clients.attach(self)
         if not started.done():
             started.set_result(None)
         await self._stop.wait()
         clients.detach(self)
+        if self._announcer is not None:
+            await self._announcer.flush()
 
     # The client's own road to the store
 
@@ -243,8 +250,10 @@ class Sidequest(Client):
 
     async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
         ids = await self._opened().insert(jobs, self._settings.queue_defaults, connection)
-        if connection is None or not after_commit(connection, self._wake):
-            self._wake()  # before an unseen commit it finds nothing, but makes the engine look again soon
+        if connection is None:
+            self._wake()
+        elif not after_commit(connection, self._wake) and self._announcer is not None:
+            self._announcer.uncommitted_work()
         return ids
 
     async def _find(self, id: int) -> JobRecord:
@@ -266,12 +275,12 @@ class Sidequest(Client):
         return self._store
 
     def _wake(self) -> None:
-        if self._engine is not None:
-            self._engine.wake()
+        if self._announcer is not None:
+            self._announcer.work()
 
     def _look_for_cancels(self) -> None:
-        if self._engine is not None:
-            self._engine.look_for_cancels()
+        if self._announcer is not None:
+            self._announcer.cancels()
 
     def _watch(self, ids: list[int]) -> None:
         if isinstance(self._engine, EngineProcess):

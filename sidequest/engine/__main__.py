@@ -145,7 +145,7 @@ async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
         engine = Engine(Orders(settings, script, start["predecessor"]), store, WorkerProcess, pipe)
         pipe.engine = engine
         _drain_on_signals(engine)
-        await engine.run(lambda: pipe.send(Kind.READY, {"engine": engine.id, "pid": os.getpid()}))
+        await engine.run(lambda: pipe.send(Kind.READY, {"engine": engine.engine_id, "pid": os.getpid()}))
     finally:
         await store.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from random import Random
 from uuid import uuid4
 
@@ -21,6 +22,9 @@ PROMOTE = 1_000
 SETTINGS_AGE = 0.5
 """Seconds after which a busy dispatcher looks at the queues' settings again."""
 WOKEN_LOOK_AGE = 0.05
+"""Seconds within which a woken dispatcher has looked: a claim alone shows no new queue and no new due time."""
+STUCK_WAIT = 0.1
+"""Seconds until a job whose time has come, and that could not be made claimable, is tried again."""
 IDLE_FACTOR = 10
 """An idle dispatcher polls up to this many times slower."""
 TROUBLE_WAIT = 15.0
@@ -49,6 +53,7 @@ class Dispatcher:
         self._pause = self._interval
         self._next_due: float | None = None
         self._looked_at = 0.0
+        self._look_owed = False
         self._wake = asyncio.Event()
         self._expecting = True
         self._closed = asyncio.Event()
@@ -89,31 +94,40 @@ class Dispatcher:
             return False
         expecting, self._expecting = self._expecting, False
         if expecting:
+            self._look_owed = True
             self._scheduler.expect_work()
         claimed = await self._claim()
-        if self._must_look(expecting, claimed):
+        if self._must_look(claimed):
             await self._look()
             claimed += await self._claim()
         if claimed:
             self._pause = self._interval
         return claimed > 0
 
-    def _must_look(self, expecting: bool, claimed: int) -> bool:
+    def _must_look(self, claimed: int) -> bool:
         age = monotonic() - self._looked_at
-        if self._next_due is not None and monotonic() >= self._next_due:
+        if self._is_due:
             return True
-        if expecting:
-            return not claimed or age > WOKEN_LOOK_AGE
+        if self._look_owed:
+            return age > WOKEN_LOOK_AGE
         return age > (SETTINGS_AGE if claimed else self._interval / 2)
 
+    @property
+    def _is_due(self) -> bool:
+        return self._next_due is not None and monotonic() >= self._next_due
+
     async def _look(self) -> None:
+        promoted = await self._store.promote(PROMOTE) if self._is_due else None
         look = await self._store.look()
-        while look.next_due_in is not None and look.next_due_in.total_seconds() <= 0:
-            await self._store.promote(PROMOTE)
+        if promoted is None and _is_past(look.next_due_in):
+            promoted = await self._store.promote(PROMOTE)
             look = await self._store.look()
         self._looked_at = monotonic()
+        self._look_owed = False
         self._scheduler.know(look.queues)
         due = look.next_due_in
+        if promoted == 0 and _is_past(due):  # somebody else holds that row
+            due = timedelta(seconds=STUCK_WAIT)
         self._next_due = None if due is None else self._looked_at + due.total_seconds()
 
     async def _claim(self) -> int:
@@ -135,12 +149,25 @@ class Dispatcher:
         return len(jobs)
 
     async def _rest(self) -> None:
-        pause = self._pause * self._chance.uniform(0.9, 1.1)
-        if self._next_due is not None:
-            pause = min(pause, max(self._next_due - monotonic(), 0.001))
-        if not await _happened(self._wake, pause):
+        if not await _happened(self._wake, self._until_next_round()):
             self._pause = min(self._interval * IDLE_FACTOR, self._pause * 1.5)
         self._wake.clear()
+
+    def _until_next_round(self) -> float:
+        """Seconds until the next look is due, if nothing happens before."""
+        pause = self._pause * self._chance.uniform(0.9, 1.1)
+        if not self._gate_open():
+            return pause
+        now = monotonic()
+        if self._next_due is not None:
+            pause = min(pause, self._next_due - now)
+        if self._look_owed:
+            pause = min(pause, self._looked_at + WOKEN_LOOK_AGE - now)
+        return max(pause, 0.001)
+
+
+def _is_past(due_in: timedelta | None) -> bool:
+    return due_in is not None and due_in <= timedelta(0)
 
 
 async def _happened(event: asyncio.Event, within: float) -> bool:

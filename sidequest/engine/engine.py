@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import anyio
 
+from sidequest.backends.announcer import Announcer
 from sidequest.backends.base import Backend
 from sidequest.backends.watch import EndWatch
 from sidequest.clock import from_epoch_us
@@ -30,6 +31,7 @@ from sidequest.engine.outbox import Entry, Outbox, ended
 from sidequest.engine.queue_scheduler import QueueScheduler
 from sidequest.engine.requests import Requests
 from sidequest.engine.rescue import Rescue
+from sidequest.engine.wakeups import Wakeups
 from sidequest.engine.worker_process import Link
 from sidequest.errors import SidequestError
 from sidequest.jobs import transitions
@@ -71,7 +73,7 @@ class Engine:
     """Claims, runs and ends jobs until `stop`. Does no I/O before `run`."""
 
     def __init__(self, orders: Orders, store: Backend, make_link: Callable[[], Link], listener: Listener) -> None:
-        self.id = uuid4().hex
+        self.engine_id = uuid4().hex
         self._orders = orders
         self._settings = orders.settings
         self._store = store
@@ -121,8 +123,9 @@ class Engine:
             await self._store.save_queues(self._settings.queues.values())
             if self._orders.predecessor is not None:
                 await self._rescue.release(self._orders.predecessor, "its engine process died")
+            await tasks.start(self._wakeups.run)
             for loop in (self._errands.run, self._outbox.run, self._heartbeat.run, self._rescue.run, self._cancellations.run,
-                         self._cleanup.run, self._ends.run, self._watch_lanes):  # fmt: skip
+                         self._cleanup.run, self._ends.run, self._announcer.run, self._watch_lanes):  # fmt: skip
                 tasks.start_soon(loop)
             self._lanes.crew.warm_up()
             dispatching = asyncio.create_task(self._dispatcher.run())
@@ -144,17 +147,19 @@ class Engine:
         self._scheduler = QueueScheduler(settings.max_concurrent_jobs, settings.serve)
         self._lanes = Lanes(settings, self, self._errands, self._make_link, self._greeting(), self._scheduler.concurrency)
         self._outbox = Outbox(store, self._written, self._refused)
-        self._heartbeat = Heartbeat(self.id, settings, store, self._knows)
+        self._heartbeat = Heartbeat(self.engine_id, settings, store, self._knows)
         self._dispatcher = Dispatcher(
-            self.id, settings, store, self._scheduler, self._lanes,
+            self.engine_id, settings, store, self._scheduler, self._lanes,
             lambda: self._outbox.gate_open, self._heartbeat.claim_uncertain,
         )  # fmt: skip
-        self._rescue = Rescue(self.id, settings, store, self._heartbeat, self._dispatcher.wake)
-        self._cancellations = Cancellations(self.id, store, self._lanes, lambda: bool(self._lanes.held))
+        self._cancellations = Cancellations(self.engine_id, store, self._lanes, lambda: bool(self._lanes.held))
+        self._wakeups = Wakeups(self.engine_id, store, self.wake, self.look_for_cancels)
+        self._announcer = Announcer(store, self, suffices=settings.serves_all)
+        self._rescue = Rescue(self.engine_id, settings, store, self._heartbeat, self._announcer.work)
         self._cleanup = Cleanup(settings, store)
         self._ends = EndWatch(store)
         self._ends.hinted = True
-        self._requests = Requests(settings, store, self._ends, self._dispatcher.wake, lambda _: self._cancellations.look_now())
+        self._requests = Requests(settings, store, self._ends, self._announcer.work, lambda _: self._announcer.cancels())
 
     def _greeting(self) -> dict[str, Any]:
         script = self._orders.script
@@ -185,8 +190,9 @@ class Engine:
             await self._outbox.emptied()
         if flushing.cancelled_caught:
             logger.error("the database did not take the last job changes: those jobs will run again")
+        await self._announcer.flush()
         with suppress(SidequestError):
-            await self._store.forget_engine(self.id)
+            await self._store.forget_engine(self.engine_id)
         await _first_of(CLOSE_WAIT, self._lanes.crew.gone)  # what is left after that is killed with its task
 
     async def _watch_lanes(self) -> None:
@@ -240,8 +246,8 @@ class Engine:
         if finals:
             self._ends.ended(finals)
             self._listener.jobs_ended(finals)
-        if len(finals) < len(entries):
-            self._dispatcher.wake()  # something went back to waiting, perhaps due at once
+        if len(finals) < len(entries):  # something went back to waiting, perhaps due at once
+            self._announcer.work() if self._stop.is_set() else self._dispatcher.wake()
 
     def _refused(self, entry: Entry) -> None:
         """The fence held the change off: a cancel came in between, or the job is no longer ours."""
@@ -259,9 +265,11 @@ class Engine:
 async def _first_of(within: float, *events: asyncio.Event) -> None:
     """Return when one of the events is set, or `within` seconds have passed."""
     waits = [asyncio.create_task(event.wait()) for event in events]
-    await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
+    try:
+        await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _log_end(id: int, name: str, outcome: Outcome, state: State | None) -> None:

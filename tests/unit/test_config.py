@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import fields
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -295,6 +296,57 @@ def test_no_refusal_repeats_a_password(url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         DatabaseURL.parse(url)
     assert "secret" not in str(refused.value)
+
+
+# Which URLs mean the same tables.
+
+SAME_TABLES = [
+    ("postgresql://h/db", "postgresql://ann:pw@h/db", "postgres://bob@H:5432/db", "postgresql+asyncpg://h/db?sslmode=require"),
+    ("postgresql://localhost/db", "postgresql:///db", "postgresql://127.0.0.1:5432/db", "postgresql://[::1]/db",
+     "postgresql://LOCALHOST/db?schema=public", "postgresql:///db?host=/run/postgresql", "postgresql://%2Frun%2Fpg/db"),
+    ("postgresql://h:6000/db", "postgresql:///db?host=h&port=6000"),
+    ("postgresql://a,b:5433/db", "postgresql://b:5433,a:5432/db"),
+    ("mysql://root@h/db", "mariadb://h:3306/db", "mysql+aiomysql://h/db?charset=utf8mb4"),
+    ("mongodb://b,a/db?replicaSet=r", "mongodb://a:27017,b/db", "mongodb://ann:pw@a,b:27017/db?w=majority"),
+    ("mongodb+srv://cluster.example/db", "mongodb+srv://ann@Cluster.Example/db"),
+]  # fmt: skip
+OTHER_TABLES = [
+    "postgresql://h/db", "postgresql://h/db2", "postgresql://h:5433/db", "postgresql://h2/db", "postgresql://h/db?schema=x",
+    "postgresql://h/db?prefix=x_", "postgresql://[fe80::1]/db", "postgresql://[fe80::2]/db", "mysql://h/db", "mongodb://h/db",
+    "mongodb+srv://h/db", "mongodb://h,h2/db", "sqlite:///h/db", "sqlite:///h/db2", "sqlite:///h/db?prefix=x_",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("urls", SAME_TABLES)
+def test_urls_that_mean_the_same_tables_have_one_identity(urls: tuple[str, ...]) -> None:
+    assert len({DatabaseURL.parse(url).identity for url in urls}) == 1
+
+
+def test_urls_that_mean_other_tables_have_another_identity() -> None:
+    assert len({DatabaseURL.parse(url).identity for url in OTHER_TABLES}) == len(OTHER_TABLES)
+
+
+@pytest.mark.parametrize("url", ["postgresql://ann:secret@h/db", "mysql://ann:secret@h/db?password=secret"])
+def test_an_identity_has_no_password(url: str) -> None:
+    assert "secret" not in DatabaseURL.parse(url).identity
+
+
+def test_a_file_has_one_identity_whichever_way_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "link").symlink_to("app")
+    (tmp_path / "app.db").symlink_to(tmp_path / "app" / "jobs.db")
+    monkeypatch.chdir(tmp_path / "app")
+    paths = ("jobs.db", "./jobs.db", "../app/jobs.db", f"/{tmp_path}/app/jobs.db", f"/{tmp_path}/link/jobs.db", "../app.db")
+    assert len({DatabaseURL.parse(f"sqlite:///{path}?busy_timeout=1").identity for path in paths}) == 1
+
+
+def test_a_relative_path_is_seen_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = DatabaseURL.parse("sqlite:///jobs.db")
+    monkeypatch.chdir(tmp_path)
+    here = url.identity
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert url.identity != here
 
 
 # Which queues an engine serves.

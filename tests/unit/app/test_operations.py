@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
-from sidequest.app.operations import JobsOperations, QueuesOperations
+from sidequest.app import operations
+from sidequest.app.operations import GAP_LIFE, MOST_GAPS, WATCH_INTERVAL, JobsOperations, QueuesOperations
 from sidequest.backends.base import Backend, Bucket, JobFilter
 from sidequest.errors import JobNotFound, JobStateError, QueueNotFound
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import JobRecord
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
+from tests.unit.engine import virtual_time
+from tests.unit.engine.fakes import stored
+from tests.unit.engine.virtual_time import settle
 
 NOW = datetime(2026, 11, 23, 12, 0, 7, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, Mapping[str, Any]]:
+    return virtual_time.BACKEND
+
+
+@pytest.fixture(autouse=True)
+def _virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "monotonic", virtual_time.monotonic)
 
 
 class AskedStore:
@@ -228,3 +243,120 @@ async def test_a_queue_that_does_not_exist_is_told(desk: Desk, ask: Ask) -> None
 
 async def test_purging_says_how_many_jobs_were_deleted(desk: Desk) -> None:
     assert await desk.queues.purge("mail") == 3
+
+
+# Watching
+
+
+class Stream:
+    """A store whose jobs become visible when the test says so."""
+
+    def __init__(self, *ids: int) -> None:
+        self.jobs = {id: stored(id, State.WAITING) for id in ids}
+        self.asked: list[str] = []
+
+    async def last_id(self) -> int:
+        return max(self.jobs, default=0)
+
+    async def get_many(self, ids: Iterable[int]) -> Sequence[JobRecord]:
+        self.asked.append(f"get {len(list(ids))}")
+        return [self.jobs[id] for id in sorted(ids) if id in self.jobs]
+
+    async def list_after(self, id: int, queue: str | None, limit: int) -> Sequence[JobRecord]:
+        assert queue is None
+        return [self.jobs[found] for found in sorted(self.jobs) if found > id][:limit]
+
+    def commit(self, *ids: int, **changes: Any) -> None:
+        self.jobs |= {id: stored(id, changes.pop("state", State.WAITING), **changes) for id in ids}
+
+
+class Watcher:
+    """Somebody who watches a stream for as long as the block lasts."""
+
+    def __init__(self, stream: Stream, queue: str | None = None) -> None:
+        self.seen: list[int] = []
+        operations = JobsOperations(cast("Callable[[], Backend]", lambda: stream), lambda: None, lambda: None)
+        self._records = operations.watch(queue=queue)
+
+    async def _follow(self) -> None:
+        async for record in self._records:
+            self.seen.append(record.id)
+
+    async def __aenter__(self) -> Watcher:
+        self._task = asyncio.create_task(self._follow())
+        await settle()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+async def test_what_is_there_already_is_not_shown() -> None:
+    stream = Stream(*range(1, 3_000))
+    async with Watcher(stream) as watcher:
+        stream.commit(3_000, 3_001)
+        await asyncio.sleep(WATCH_INTERVAL)
+        assert watcher.seen == [3_000, 3_001]
+
+
+async def test_a_job_that_appears_after_later_ones_is_shown_all_the_same() -> None:
+    stream = Stream(1)
+    async with Watcher(stream) as watcher:
+        stream.commit(3, 5)
+        await asyncio.sleep(WATCH_INTERVAL)
+        stream.commit(4, 6)
+        await asyncio.sleep(GAP_LIFE - 2 * WATCH_INTERVAL)
+        stream.commit(2)
+        await asyncio.sleep(2 * WATCH_INTERVAL)
+        assert watcher.seen == [3, 5, 4, 6, 2]
+
+
+async def test_a_job_that_was_being_enqueued_when_watching_began_is_shown() -> None:
+    stream = Stream(1, 3)
+    async with Watcher(stream) as watcher:
+        stream.commit(2)
+        await asyncio.sleep(WATCH_INTERVAL)
+        assert watcher.seen == [2]
+
+
+async def test_a_gap_that_is_never_filled_is_forgotten() -> None:
+    stream = Stream(1)
+    async with Watcher(stream):
+        stream.commit(1_000_000, state=State.COMPLETED)
+        await asyncio.sleep(2 * WATCH_INTERVAL)
+        assert stream.asked[-1] == f"get {MOST_GAPS}"
+        await asyncio.sleep(2 * GAP_LIFE)
+        assert stream.asked[-2:] == ["get 0", "get 0"]
+
+
+async def test_each_state_of_a_job_is_shown_once() -> None:
+    stream = Stream()
+    async with Watcher(stream) as watcher:
+        stream.commit(1)
+        await asyncio.sleep(3)
+        stream.commit(1, state=State.RUNNING)
+        await asyncio.sleep(3)
+        stream.commit(1, state=State.COMPLETED)
+        await asyncio.sleep(3)
+        assert watcher.seen == [1, 1, 1]
+
+
+async def test_only_the_queue_that_is_asked_for_is_shown() -> None:
+    stream = Stream()
+    async with Watcher(stream, "mail") as watcher:
+        stream.commit(1, 3, queue="mail")
+        stream.commit(4, queue="reports")
+        await asyncio.sleep(WATCH_INTERVAL)
+        stream.commit(2, queue="reports")
+        stream.commit(5, queue="mail")
+        await asyncio.sleep(WATCH_INTERVAL)
+        assert watcher.seen == [1, 3, 5]
+
+
+async def test_a_flood_is_shown_in_full() -> None:
+    stream = Stream()
+    async with Watcher(stream) as watcher:
+        stream.commit(*range(1, 5_000), state=State.COMPLETED)
+        await asyncio.sleep(WATCH_INTERVAL)
+        assert watcher.seen == [*range(1, 5_000)]

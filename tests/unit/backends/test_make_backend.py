@@ -29,9 +29,7 @@ def test_each_url_has_its_backend(url: str, dialect: str) -> None:
     assert make_backend(url).dialect == dialect
 
 
-@pytest.mark.parametrize(
-    ("scheme", "driver", "extra"), [("postgresql", "asyncpg", "postgres"), ("mysql", "aiomysql", "mysql")]
-)
+@pytest.mark.parametrize(("scheme", "driver", "extra"), [("postgresql", "asyncpg", "postgres"), ("mysql", "aiomysql", "mysql")])
 def test_a_missing_driver_is_named_with_the_command_to_run(
     monkeypatch: pytest.MonkeyPatch, scheme: str, driver: str, extra: str
 ) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from sidequest.backends.base import Backend, EngineRecord, Look, QueueLook
+from sidequest.config import DatabaseURL
 from sidequest.engine.lane import Held, Lane
 from sidequest.engine.worker_process import Death
 from sidequest.errors import BackendUnavailable
@@ -60,12 +61,17 @@ class FakeStore:
         self.waiting: list[ClaimedJob] = []
         self.queues: list[QueueLook] = []
         self.due_in: timedelta | None = None
+        self.due_batches = 1
+        """Promotions until nothing is due any more."""
+        self.locked = False
+        """Somebody else holds the rows that are due."""
         self.held: dict[str, list[ClaimedJob]] = {}
         self.records: dict[int, JobRecord] = {}
         self.beats: dict[str, int] = {}
         self.finished: dict[int, JobEnd] = {}
         self.hold: asyncio.Event | None = None
         """While it is not set, answers are on their way."""
+        self.url = DatabaseURL.parse("sqlite:///shop.db")
 
     @property
     def backend(self) -> Backend:
@@ -95,6 +101,25 @@ class FakeStore:
         await self._answer("save_progress")
         self.progress.extend(reports)
 
+    async def announce(self) -> None:
+        """As on SQLite: there is nobody to tell."""
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """As on SQLite: there is nothing to hear."""
+
+    async def cancel_requests(self, engine: str) -> Sequence[int]:
+        await self._answer("cancel_requests")
+        return []
+
+    async def save_queues(self, queues: Iterable[QueueRecord]) -> None:
+        await self._answer("save_queues")
+
+    async def delete_finished(
+        self, completed_before: datetime, failed_before: datetime, after: int, window: int
+    ) -> tuple[int, int | None]:
+        await self._answer("delete_finished")
+        return 0, None
+
     async def look(self) -> Look:
         await self._answer("look")
         waiting = {job.queue for job in self.waiting}
@@ -102,8 +127,10 @@ class FakeStore:
 
     async def promote(self, limit: int) -> int:
         await self._answer("promote")
-        self.due_in = None
-        return 1
+        self.due_batches -= not self.locked
+        if self.due_batches == 0:
+            self.due_in = None
+        return int(not self.locked)
 
     async def claim(self, engine: str, lease: str, rooms: Mapping[str, int]) -> Sequence[ClaimedJob]:
         await self._answer("claim")

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from sidequest.config import Settings
-from sidequest.engine.dispatcher import IDLE_FACTOR, TROUBLE_WAIT, Dispatcher
+from sidequest.engine.dispatcher import IDLE_FACTOR, STUCK_WAIT, TROUBLE_WAIT, WOKEN_LOOK_AGE, Dispatcher
 from sidequest.engine.lanes import Lanes
 from sidequest.engine.queue_scheduler import Load, QueueScheduler
 from sidequest.jobs.record import ClaimedJob
@@ -43,14 +43,19 @@ class Post:
     store: FakeStore = field(default_factory=FakeStore)
     lanes: FakeLanes = field(default_factory=FakeLanes)
     gate_open: bool = True
+    asked: int = 0
     uncertain: int = 0
 
     def __post_init__(self) -> None:
         self.store.queues = [look("mail", ready=False)]
         self.dispatcher = Dispatcher(
             "engine-1", SETTINGS, self.store.backend, QueueScheduler(10, ("*",)), cast("Lanes", self.lanes),
-            lambda: self.gate_open, self._is_uncertain,
+            self._gate, self._is_uncertain,
         )  # fmt: skip
+
+    def _gate(self) -> bool:
+        self.asked += 1
+        return self.gate_open
 
     def _is_uncertain(self) -> None:
         self.uncertain += 1
@@ -89,11 +94,54 @@ async def test_a_wake_up_claims_at_once() -> None:
 async def test_a_job_of_a_queue_that_did_not_exist_before_is_found_at_once() -> None:
     post = Post()
     async with post.running():
+        await asyncio.sleep(INTERVAL / 2)
         post.store.queues = [look("mail", ready=False), look("new", ready=False)]
         post.store.waiting = [claimed(1, queue="new")]
         post.dispatcher.wake()
         await settle()
         assert post.lanes.accepted == [1]
+
+
+async def test_in_a_burst_of_wake_ups_a_new_queue_is_found_a_moment_later() -> None:
+    post = Post()
+    async with post.running():
+        post.store.queues = [look("mail", ready=False), look("new", ready=False)]
+        post.store.waiting = [claimed(1, queue="new")]
+        post.dispatcher.wake()  # right after a look
+        await asyncio.sleep(1.1 * WOKEN_LOOK_AGE)
+        assert post.lanes.accepted == [1]
+
+
+async def test_each_wake_up_claims_once_and_a_burst_of_them_looks_rarely() -> None:
+    post = Post()
+    async with post.running():
+        post.store.calls.clear()
+        for id in range(1, 201):
+            post.enqueue(id)
+            post.dispatcher.wake()
+            post.dispatcher.wake()
+            await asyncio.sleep(WOKEN_LOOK_AGE / 20)
+        looks = post.store.calls.count("look")
+        assert (post.lanes.accepted, post.store.calls.count("claim")) == ([*range(1, 201)], 200)
+        assert 9 <= looks <= 11
+
+
+async def test_a_lone_wake_up_costs_one_claim_and_one_look() -> None:
+    post = Post()
+    async with post.running():
+        await asyncio.sleep(60)
+        post.store.calls.clear()
+        post.enqueue(1)
+        post.dispatcher.wake()
+        await asyncio.sleep(INTERVAL / 2)
+        assert post.store.calls == ["claim", "look"]
+
+
+async def test_an_idle_poll_is_one_look() -> None:
+    post = Post()
+    async with post.running():
+        await asyncio.sleep(600)
+        assert set(post.store.calls) == {"look"}
 
 
 async def test_without_a_wake_up_a_job_is_found_by_polling() -> None:
@@ -179,6 +227,53 @@ async def test_jobs_whose_time_has_come_are_promoted_and_claimed_on_time() -> No
         post.enqueue(1)
         await asyncio.sleep(0.02)
         assert (before, post.store.calls.count("promote"), post.lanes.accepted) == (1, 1, [1])
+
+
+async def test_a_due_time_that_came_right_after_a_look_is_kept_too() -> None:
+    post = Post()
+    async with post.running():
+        post.enqueue(1)
+        post.dispatcher.wake()
+        await settle()
+        post.store.due_in = timedelta(seconds=0.2)
+        post.enqueue(2)
+        post.dispatcher.wake()  # the claim finds something: that alone is no reason to look
+        await asyncio.sleep(1.1 * WOKEN_LOOK_AGE)
+        post.store.calls.clear()
+        post.store.due_in = timedelta(0)
+        await asyncio.sleep(0.3)
+        assert post.store.calls.count("promote") == 1
+
+
+async def test_a_due_job_that_cannot_be_promoted_is_not_asked_for_without_end() -> None:
+    post = Post()
+    post.store.locked = True
+    post.store.due_in = timedelta(0)
+    async with post.running():
+        await asyncio.sleep(60)
+        assert len(post.store.calls) <= 4 * 60 / STUCK_WAIT
+
+
+async def test_many_due_jobs_are_promoted_in_batches_with_claims_in_between() -> None:
+    post = Post()
+    post.store.due_in = timedelta(0)
+    post.store.due_batches = 3
+    post.enqueue(*range(1, 31))
+    async with post.running():
+        calls = post.store.calls
+        assert calls.count("promote") == 3
+        assert "claim" in calls[calls.index("promote") : len(calls) - calls[::-1].index("promote")]
+
+
+async def test_a_closed_gate_is_not_asked_without_end() -> None:
+    post = Post()
+    post.store.due_in = timedelta(seconds=1)
+    async with post.running():
+        post.gate_open = False
+        post.dispatcher.wake()
+        before = post.asked
+        await asyncio.sleep(60)
+        assert post.asked - before < 60
 
 
 async def test_an_idle_dispatcher_looks_ever_less_often_up_to_a_limit() -> None:

@@ -454,6 +454,7 @@ async def test_calls_that_name_different_connections_are_refused(client: Noteboo
         await client.enqueue_many(calls)
     assert client.stored == []
 
+
 # Contexts.
 
 

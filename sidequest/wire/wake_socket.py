@@ -1,0 +1,193 @@
+"""EVERY PROCESS. Wakes the engines of this host, from any process of the same user.
+
+Each engine has a datagram socket in a directory that nobody but its user can enter, under a name
+that begins with the database. A datagram says what to look for and nothing more, so whatever comes
+costs one look. One that is lost costs one poll.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from sidequest.clock import monotonic
+
+logger = logging.getLogger(__name__)
+LISTED_FOR = 0.05
+"""Seconds for which the engines that were found are taken to be all there are."""
+STALE_AFTER = 1.0
+"""Seconds after which a socket's file that nobody answers for is removed: one that is being bound needs a moment."""
+FULL = 10
+"""Datagrams that fill a socket on Linux: when so many have come, others may have been turned away."""
+MOST_READ = 1_000
+"""Datagrams read at a time: whoever sends without end must not keep the engine from its work."""
+
+
+class LookFor(Enum):
+    """What an engine is woken for: the content of a datagram."""
+
+    WORK = b"w"
+    CANCELS = b"c"
+
+
+class WakeSocket:
+    """An engine's end. Raises OSError, which says why, when there is no place for it."""
+
+    def __init__(self, identity: str, engine: str) -> None:
+        """`identity` is the database's (`DatabaseURL.identity`)."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        try:
+            self.path = self._bind(f"{_prefix(identity)}{_short(engine)}")
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _bind(self, name: str) -> Path:
+        """In the first place that will do."""
+        refusals: list[str] = []
+        for directory in places():
+            try:
+                _make(directory)
+                sweep(directory)
+                self._socket.bind(str(directory / name))
+            except OSError as error:
+                refusals.append(f"{directory}: {error.strerror or error}")
+            else:
+                return directory / name
+        raise OSError("; ".join(refusals) or "there is no directory for temporary files")
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def heard(self) -> frozenset[LookFor]:
+        """What others have called for since the last time; nothing when nobody has called."""
+        came: list[bytes] = []
+        with suppress(OSError):  # there is nothing more to read
+            while len(came) < MOST_READ:
+                came.append(self._socket.recv(16))
+        return frozenset(call for call in LookFor if call.value in came or len(came) >= FULL)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether others can find it: who cleans up temporary files may have removed it."""
+        return self.path.exists()
+
+    def close(self) -> None:
+        self._socket.close()
+        with suppress(OSError):
+            self.path.unlink()
+
+
+class LocalEngines:
+    """The engines of one database on this host, as whoever has news for them sees them."""
+
+    def __init__(self, identity: str) -> None:
+        """`identity` is the database's (`DatabaseURL.identity`)."""
+        self._prefix = _prefix(identity)
+        self._sockets: Mapping[str, str] = {}
+        self._listed_at = -LISTED_FOR
+
+    def wake(self, look_for: LookFor, but: str | None = None) -> None:
+        """Wake all of them, except the engine `but`. Neither waits nor fails."""
+        now = monotonic()
+        if now - self._listed_at >= LISTED_FOR:
+            self._sockets = _sockets(self._prefix)
+            self._listed_at = now
+        skipped = None if but is None else f"{self._prefix}{_short(but)}"
+        paths = [path for name, path in self._sockets.items() if name != skipped]
+        if paths:
+            _send(look_for.value, paths)
+
+
+def places() -> Sequence[Path]:
+    """Where engines of this user have their sockets, the best place first."""
+    user = os.geteuid()
+    found: list[Path] = []
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{user}")
+    with suppress(OSError):
+        if runtime.is_absolute() and runtime.stat().st_uid == user:
+            found.append(runtime / "sidequest")
+    with suppress(OSError):  # a system without a writable directory for temporary files
+        found.append(Path(tempfile.gettempdir()) / f"sidequest-{user}")
+    return found
+
+
+def sweep(directory: Path) -> None:
+    """Remove the files of engines that were killed, whatever their database was."""
+    for path in list(directory.iterdir()):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as caller:
+            try:
+                caller.connect(str(path))
+            except ConnectionRefusedError:
+                _remove(str(path))
+            except OSError:
+                continue
+
+
+def _sockets(prefix: str) -> Mapping[str, str]:
+    """The database's sockets in all places that are safe to use: name → path."""
+    found: dict[str, str] = {}
+    for directory in places():
+        with suppress(OSError):
+            _refuse_unsafe(directory)
+            names = os.listdir(directory)  # noqa: PTH208 - three times as fast
+            found |= {name: f"{directory}/{name}" for name in names if name.startswith(prefix)}
+    return found
+
+
+def _send(datagram: bytes, paths: Iterable[str]) -> None:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            for path in paths:
+                try:
+                    sender.sendto(datagram, path)
+                except ConnectionRefusedError:
+                    _remove(path)
+                except OSError:
+                    continue  # it has gone, or has so much to read that it will look anyway
+    except OSError as error:  # no socket is to be had
+        logger.debug("cannot wake the engines of this host: %s", error)
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        file = Path(path)
+        if time.time() - file.lstat().st_mtime > STALE_AFTER:
+            file.unlink()
+
+
+def _make(directory: Path) -> None:
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    _refuse_unsafe(directory)
+
+
+def _refuse_unsafe(directory: Path) -> None:
+    """Raise OSError unless nobody but this user can put anything there."""
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError("it is not a directory")  # nor is a symbolic link to one
+    if found.st_uid != os.geteuid():
+        raise PermissionError("it belongs to another user")
+    if found.st_mode & 0o077:
+        raise PermissionError(f"it is open to others (mode {stat.S_IMODE(found.st_mode):o})")
+
+
+def _prefix(identity: str) -> str:
+    return f"{hashlib.blake2b(os.fsencode(identity), digest_size=8).hexdigest()}."
+
+
+def _short(engine: str) -> str:
+    """Enough of an engine's id to tell engines apart: a socket's path has hardly more than 100 bytes."""
+    return engine[:16]
