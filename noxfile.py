@@ -5,6 +5,8 @@ nox -s lint            ruff, mypy, pyright, import rules
 nox -s unit            no database, no process: seconds
 nox -s tests-on        all tests, on every supported Python that is installed
 nox -s tests -- -k x   arguments after -- go to pytest
+nox -s conformance -- --databases postgres,mysql
+nox -s plans           what the databases do for our statements when there are millions of jobs; --rows for fewer
 """
 
 from __future__ import annotations
@@ -19,30 +21,34 @@ nox.options.error_on_missing_interpreters = False
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 TESTS = ["tests/unit", "tests/conformance", "tests/integration"]
+DRIVERS = "postgres,mysql,mongo"
+PARALLEL = ["--numprocesses=auto", "--dist=loadgroup"]
+"""As many tests at once as there are CPUs: most of them wait. `-- -n 0`: one after the other."""
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the package as users get it, and the dependency groups."""
-    session.install(".", *nox.project.dependency_groups(PROJECT, *groups))
+    """Install the package as users get it, with the drivers of all databases, and the dependency groups."""
+    session.install(f".[{DRIVERS}]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
-def run_pytest(session: nox.Session, *paths: str) -> None:
+def run_pytest(session: nox.Session, *arguments: str) -> None:
     # not `python -m pytest`: that puts the checkout first on the path, where it hides the installed package
-    session.run("pytest", *(paths if not any(arg.startswith("tests/") for arg in session.posargs) else ()), *session.posargs)
+    chosen = any(argument.startswith("tests/") for argument in session.posargs)
+    session.run("pytest", *(arguments if not chosen else ()), *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests on the Python that nox runs on."""
-    install(session, "test")
-    run_pytest(session, *TESTS)
+    install(session, "test", "servers")
+    run_pytest(session, *PARALLEL, *TESTS)
 
 
 @nox.session(name="tests-on", python=PYTHONS)
 def tests_on(session: nox.Session) -> None:
     """All tests on every supported Python."""
-    install(session, "test")
-    run_pytest(session, *TESTS)
+    install(session, "test", "servers")
+    run_pytest(session, *PARALLEL, *TESTS)
 
 
 @nox.session
@@ -55,15 +61,22 @@ def unit(session: nox.Session) -> None:
 @nox.session
 def conformance(session: nox.Session) -> None:
     """What every backend promises."""
-    install(session, "test")
-    run_pytest(session, "tests/conformance")
+    install(session, "test", "servers")
+    run_pytest(session, *PARALLEL, "tests/conformance")
+
+
+@nox.session
+def plans(session: nox.Session) -> None:
+    """No plan is worse with millions of jobs: each database is filled with them, which takes minutes."""
+    install(session, "test", "servers")
+    run_pytest(session, "tests/plans")
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
     """Real engine and worker processes."""
-    install(session, "test")
-    run_pytest(session, "tests/integration")
+    install(session, "test", "servers")
+    run_pytest(session, *PARALLEL, "tests/integration")
 
 
 @nox.session

@@ -11,6 +11,8 @@ import pytest
 # tests and by the processes that they start.
 sys.path.append(str(Path(__file__).parent.parent))
 
+pytest_plugins = ["tests.servers.plugin"]
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:

@@ -1,76 +1,118 @@
 """The conformance suite: what `backends/base.py` promises, proved for each database.
 
 `backend` is an opened and migrated store; `connect` opens further ones on the same database, as
-other processes would; `clock` is the time that all of them see, and it moves only when told to.
+other processes would; `clock` is the time that all of them see, and it moves only when told to;
+`tick` is the shortest time that the database can tell apart. `url` and `database` come from
+`tests.servers.plugin`: every test runs on every database.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pkgutil import resolve_name
 from random import Random
+from typing import NamedTuple
 
 import pytest
 
 from sidequest.backends.base import Backend
-from sidequest.backends.sqlite import SqliteBackend
 from sidequest.config import DatabaseURL
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import ClaimedJob, NewJob
 
+BACKENDS = {
+    "sqlite": "sidequest.backends.sqlite:SqliteBackend",
+    "postgres": "sidequest.backends.postgres:PostgresBackend",
+    "mariadb": "sidequest.backends.mysql:MysqlBackend",
+    "mysql": "sidequest.backends.mysql:MysqlBackend",
+    "mongodb": "sidequest.backends.mongo:MongoBackend",
+    "mongodb-standalone": "sidequest.backends.mongo:MongoBackend",
+}
+"""Imported for the tests on that database only."""
+TICKS = {"mongo": timedelta(milliseconds=1)}
+"""By dialect, where it is not a microsecond."""
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, UTC)
 
 
 class Clock:
     """A database's clock that stands still between moves."""
 
-    def __init__(self) -> None:
-        self.time = START
+    def __init__(self, tick: timedelta) -> None:
+        self.time = START - timedelta(microseconds=START.microsecond) % tick
 
     def __call__(self) -> datetime:
         return self.time
 
-    def advance(self, **span: float) -> datetime:
-        self.time += timedelta(**span)
+    def advance(self, by: timedelta = timedelta(0), **span: float) -> datetime:
+        self.time += by + timedelta(**span)
         return self.time
 
 
-def make_sqlite(url: str, role: str, clock: Clock) -> Backend:
-    return SqliteBackend(DatabaseURL.parse(url), role, clock=clock)
+class SchemaWords(NamedTuple):
+    """What a further step of the schema can say, in one dialect: statements about a table `two`."""
+
+    create: str
+    """Makes it; may be said again after a step that failed."""
+    extend: str
+    fail: str
 
 
-MAKERS: dict[str, Callable[[str, str, Clock], Backend]] = {"sqlite": make_sqlite}
+SQL = SchemaWords(
+    create="CREATE TABLE {schema}{prefix}two (id INTEGER);\n",
+    extend="ALTER TABLE {schema}{prefix}two ADD COLUMN more INTEGER;\n",
+    fail="INSERT INTO {schema}{prefix}nowhere VALUES (1);\n",
+)
+SCHEMA_WORDS = {
+    "sqlite": SQL,
+    "postgres": SQL,
+    "mysql": SQL._replace(create="CREATE TABLE IF NOT EXISTS {prefix}two (id INTEGER);\n"),  # no transaction takes it back
+    "mongo": SchemaWords(
+        create='{"createIndexes": "{prefix}two", "indexes": [{"key": {"id": 1}, "name": "id"}]};\n',
+        extend='{"createIndexes": "{prefix}two", "indexes": [{"key": {"more": 1}, "name": "more"}]};\n',
+        fail='{"collMod": "{prefix}nowhere"};\n',
+    ),
+}
 
 Connect = Callable[..., Awaitable[Backend]]
 Insert = Callable[..., Awaitable[Sequence[int]]]
 Claim = Callable[..., Awaitable[Sequence[ClaimedJob]]]
 
 
-@pytest.fixture(params=MAKERS)
-def database(request: pytest.FixtureRequest) -> str:
-    """Which database this test runs on."""
-    return str(request.param)
+@pytest.fixture
+def backend_class(database: str) -> type[Backend]:
+    found: type[Backend] = resolve_name(BACKENDS[database])
+    return found
 
 
 @pytest.fixture
-def url(database: str, tmp_path: Path) -> str:
-    """An empty database of the test's own."""
-    return {"sqlite": f"sqlite:///{tmp_path}/jobs.db"}[database]
+def dialect(backend_class: type[Backend]) -> str:
+    return backend_class.dialect
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def tick(dialect: str) -> timedelta:
+    """The shortest time that the database can tell apart."""
+    return TICKS.get(dialect, timedelta(microseconds=1))
 
 
 @pytest.fixture
-async def connect(database: str, url: str, clock: Clock) -> AsyncIterator[Connect]:
+def clock(tick: timedelta) -> Clock:
+    return Clock(tick)
+
+
+@pytest.fixture
+def schema_words(dialect: str) -> SchemaWords:
+    return SCHEMA_WORDS[dialect]
+
+
+@pytest.fixture
+async def connect(backend_class: type[Backend], url: str, clock: Clock) -> AsyncIterator[Connect]:
     """Opens one more backend on the database; all are closed when the test is over."""
     opened: list[Backend] = []
 
     async def connect(role: str = "engine") -> Backend:
-        backend = MAKERS[database](url, role, clock)
+        backend = backend_class(DatabaseURL.parse(url), role, clock=clock)
         opened.append(backend)
         await backend.open()
         return backend

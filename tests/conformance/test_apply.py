@@ -8,29 +8,52 @@ from datetime import timedelta
 import pytest
 
 from sidequest.backends.base import JobFilter
+from sidequest.backends.changes import CHANGEABLE
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed, Errored, Failed, Interrupted, JobError, SharedCrash, Snoozed, Stopped
-from sidequest.jobs.record import NewJob
+from sidequest.jobs.record import JobRecord, NewJob, Progress
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
 
 ERROR = JobError("error", "ValueError", "näh", "trace")
+NEVER_NULL = {
+    "priority", "available_at", "attempt", "max_attempts", "isolated", "interrupts", "crashes", "snoozes",
+}  # fmt: skip
 
 
-async def test_start_writes_state_and_true_start_only(backend, insert, claim, clock):
+def every_column(clock, tick) -> dict[str, object]:
+    """A value for each column that a change may name, each another than a claimed job has."""
+    return {
+        "priority": 3, "available_at": clock.time - 4 * tick, "attempt": 5, "max_attempts": 6, "isolated": True,
+        "engine": "e2", "lease": "l2", "claimed_at": clock.time + tick, "started_at": clock.time + 2 * tick,
+        "finished_at": clock.time + 3 * tick, "result": "7", "errors": "[]", "progress": Progress(8, 9, "ten").to_json(),
+        "cancel_requested_at": clock.time + 5 * tick, "interrupts": 11, "crashes": 12, "snoozes": 13,
+    }  # fmt: skip
+
+
+def as_read(record: JobRecord, columns: dict[str, object]) -> JobRecord:
+    """The record with what a change wrote."""
+    names = {"result": "result_json", "errors": "errors_json"}
+    read = {names.get(name, name): value for name, value in columns.items()}
+    if "progress" in read:
+        read["progress"] = Progress.from_json(read["progress"])
+    return replace(record, **read)
+
+
+async def test_start_writes_state_and_true_start_only(backend, insert, claim, clock, tick):
     await insert()
     (held,) = await claim()
     before = await backend.get(held.id)
-    started_at = clock.time + timedelta(microseconds=7)
+    started_at = clock.time + 7 * tick
     assert await backend.apply([transitions.start(held, started_at)]) == frozenset()
     assert await backend.get(held.id) == replace(before, state=State.RUNNING, started_at=started_at)
 
 
-async def test_a_completed_job_holds_result_and_times(backend, insert, claim, clock, chance):
+async def test_a_completed_job_holds_result_and_times(backend, insert, claim, clock, chance, tick):
     await insert()
     (held,) = await claim()
     before = await backend.get(held.id)
-    started_at, finished_at = clock.advance(seconds=1), clock.advance(microseconds=1)
+    started_at, finished_at = clock.advance(seconds=1), clock.advance(tick)
     assert not await backend.apply([transitions.finish(held, Completed('{"a":1}'), started_at, finished_at, chance)])
     assert await backend.get(held.id) == replace(
         before, state=State.COMPLETED, started_at=started_at, finished_at=finished_at, result_json='{"a":1}'
@@ -139,12 +162,51 @@ async def test_two_changes_of_one_job_are_written_in_their_order(backend, insert
     assert [job.state for job in await backend.get_many([first.id, second.id, third.id])] == [State.COMPLETED] * 3
 
 
-async def test_columns_not_named_stay(backend, insert, claim, clock):
+async def test_every_column_that_a_change_may_name_is_written(backend, insert, claim, clock, tick):
     await insert(tags=("a",), meta="{}")
     (held,) = await claim()
     before = await backend.get(held.id)
-    await backend.apply([Change(held.id, "l1", (State.CLAIMED,), None, {"crashes": 2})])
-    assert await backend.get(held.id) == replace(before, crashes=2)
+    full = every_column(clock, tick)
+    assert full.keys() == CHANGEABLE
+    assert not await backend.apply([Change(held.id, "l1", (State.CLAIMED,), None, full)])
+    assert await backend.get(held.id) == as_read(before, full)
+    none = dict.fromkeys(full.keys() - NEVER_NULL)
+    assert not await backend.apply([Change(held.id, "l2", (State.CLAIMED,), None, none)])
+    assert await backend.get(held.id) == as_read(before, full | none)
+
+
+async def test_columns_not_named_stay(backend, insert, claim, clock, tick):
+    await insert(tags=("a",), meta="{}")
+    (held,) = await claim()
+    await backend.apply([Change(held.id, "l1", (State.CLAIMED,), None, every_column(clock, tick))])
+    record = await backend.get(held.id)
+    moves = [
+        (State.CLAIMED, None, {"crashes": 9}),
+        (State.CLAIMED, State.RUNNING, {}),
+        (State.RUNNING, None, {"cancel_requested_at": None}),
+        (State.RUNNING, State.WAITING, {}),
+        (State.WAITING, State.WAITING, {"available_at": clock.advance(days=1)}),
+        (State.WAITING, None, {"priority": -1}),
+        (State.WAITING, State.FAILED, {}),
+        (State.FAILED, State.COMPLETED, {"result": "8"}),
+        (State.COMPLETED, State.CANCELED, {}),
+    ]
+    for before, state, columns in moves:
+        assert not await backend.apply([Change(held.id, "l2", (before,), state, columns)])
+        record = as_read(record, columns) if state is None else replace(as_read(record, columns), state=state)
+        assert await backend.get(held.id) == record
+
+
+async def test_a_batch_with_a_value_that_cannot_be_stored_writes_nothing(backend, insert, claim):
+    await insert(*(NewJob("shop:pay") for _ in range(4)))
+    held = await claim(4)
+    batch = [Change(job.id, "l1", (State.CLAIMED,), None, {"crashes": 1}) for job in held[:2]]
+    batch += [Change(job.id, "l1", (State.CLAIMED,), State.FAILED, {"snoozes": 2**70}) for job in held[2:]]
+    with pytest.raises(Exception, match="."):
+        await backend.apply(batch)
+    assert list(await backend.held_by("e1", 9)) == list(held)
+    assert await backend.apply(batch[:2]) == frozenset()
+    assert [job.crashes for job in await backend.held_by("e1", 9)] == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("columns", [{"nonsense": 1}, {"state": "failed"}, {"id": 7}, {"args = '' --": 1}, {}])

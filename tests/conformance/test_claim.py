@@ -54,10 +54,10 @@ async def test_a_claim_clears_start_and_progress_of_the_attempt_before(backend, 
     assert (again.attempt, again.errors) == (2, claimed.errors_json)
 
 
-async def test_order_is_priority_then_due_time_then_id(backend, insert, claim, clock):
+async def test_order_is_priority_then_due_time_then_id(backend, insert, claim, clock, tick):
     ids = []
     for priority, late in [(0, 0), (5, 2), (5, 1), (5, 1), (-1, 0), (2**31 - 1, 3), (0, 0)]:
-        ids += await insert(priority=priority, at=clock.time - timedelta(microseconds=9 - late))
+        ids += await insert(priority=priority, at=clock.time - (9 - late) * tick)
     order = [ids[n] for n in (5, 2, 3, 1, 0, 6, 4)]
     assert [job.id for job in await claim(100)] == order
 
@@ -67,6 +67,23 @@ async def test_no_more_than_the_room_and_the_first_in_order(insert, claim, room)
     ids = await insert(*(NewJob("shop:pay", priority=-n) for n in range(5)))
     assert [job.id for job in await claim(room)] == list(ids[:room])
     assert [job.id for job in await claim(10)] == list(ids[room:])
+
+
+async def test_the_first_in_order_are_taken_whatever_their_ids(insert, claim, clock):
+    """The order decides who is claimed, and not only how the claimed ones are returned."""
+    priorities, ages = (0, 0, 0, 1, 1, 2), (1, 2, 3, 1, 2, 1)
+    ids = await insert(
+        *(NewJob("shop:pay", priority=n, at=clock.time - timedelta(days=age)) for n, age in zip(priorities, ages, strict=True))
+    )
+    assert [[job.id for job in await claim()] for _ in ids] == [[ids[n]] for n in (5, 4, 3, 2, 1, 0)]
+
+
+async def test_a_claim_leaves_the_others_as_they_are(backend, insert, claim, clock):
+    ids = await insert(NewJob("shop:a"), NewJob("shop:b"), NewJob("shop:c", queue="q"), NewJob("shop:d", delay=timedelta(1)))
+    before = await backend.get_many(ids[1:])
+    clock.advance(seconds=1)
+    await claim(1)
+    assert await backend.get_many(ids[1:]) == before
 
 
 async def test_no_room_claims_nothing(backend, insert):

@@ -57,11 +57,11 @@ async def test_the_two_cutoffs_are_obeyed_separately(backend, job_in, clock):
     assert await backend.delete_finished(clock.time, later, 0, 100) == (1, None)
 
 
-async def test_a_job_that_ended_at_the_cutoff_stays(backend, job_in, clock):
+async def test_a_job_that_ended_at_the_cutoff_stays(backend, job_in, clock, tick):
     id = await job_in(State.COMPLETED)
     assert await backend.delete_finished(clock.time, clock.time, 0, 100) == (0, None)
     assert await ids_left(backend) == [id]
-    cutoff = clock.advance(microseconds=1)
+    cutoff = clock.advance(tick)
     assert await backend.delete_finished(cutoff, cutoff, 0, 100) == (1, None)
 
 

@@ -10,8 +10,9 @@ from sidequest.jobs.outcome import Completed
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import NewJob
 from sidequest.jobs.states import State
+from sidequest.jobs.transitions import Change
 
-JOBS = 4000
+JOBS = 10_000
 CLAIMERS = 8
 
 
@@ -22,7 +23,7 @@ async def test_each_job_goes_to_one_claimer_and_each_gets_them_in_order(backend,
 
     async def drain(number: int) -> list[int]:
         mine: list[int] = []
-        while held := await claim(7 + number, engine=f"e{number}", lease=f"l{number}", by=rivals[number]):
+        while held := await claim(37 + number, engine=f"e{number}", lease=f"l{number}", by=rivals[number]):
             assert {job.lease for job in held} == {f"l{number}"}
             mine += [job.id for job in held]
         return mine
@@ -57,6 +58,23 @@ async def test_claimers_finishers_and_producers_at_once_lose_and_repeat_nothing(
     assert sorted(done) == sorted(ids)
     assert len(set(ids)) == 800
     assert (await backend.count(JobFilter()))[State.COMPLETED] == 800
+
+
+async def test_batches_that_cross_each_other_are_both_written(insert, claim, connect):
+    """Each locks first what the other wants next: a server with row locks breaks the deadlock, and one of them tries again."""
+    await insert(*(NewJob("shop:pay") for _ in range(20)))
+    held = await claim(20)
+    rivals = [await connect() for _ in range(2)]
+    for n in range(1, 4):
+        there = [Change(job.id, "l1", (State.CLAIMED,), None, {"crashes": n}) for job in held[:10]]
+        there += [Change(job.id, "l1", (State.CLAIMED,), None, {"snoozes": n}) for job in held[10:]]
+        back = [Change(job.id, "l1", (State.CLAIMED,), None, {"interrupts": n}) for job in held[10:]]
+        back += [Change(job.id, "l1", (State.CLAIMED,), None, {"priority": n}) for job in held[:10]]
+        assert await asyncio.gather(rivals[0].apply(there), rivals[1].apply(back)) == [frozenset()] * 2
+        jobs = await rivals[0].get_many(job.id for job in held)
+        assert [(job.crashes, job.priority, job.snoozes, job.interrupts) for job in jobs] == (
+            [(n, n, 0, 0)] * 10 + [(0, 0, n, n)] * 10
+        )
 
 
 async def test_racing_finishers_end_a_job_once(backend, insert, claim, connect, clock, chance):

@@ -7,8 +7,19 @@ from datetime import timedelta
 import pytest
 
 from sidequest.jobs import transitions
-from sidequest.jobs.outcome import Completed, Failed, JobError, Released, Snoozed
-from sidequest.jobs.record import NewJob
+from sidequest.jobs.outcome import (
+    Completed,
+    Crashed,
+    Errored,
+    Failed,
+    Interrupted,
+    JobError,
+    Released,
+    SharedCrash,
+    Snoozed,
+    Stopped,
+)
+from sidequest.jobs.record import NewJob, Progress
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
 
@@ -130,3 +141,57 @@ async def test_refused_changes_of_every_shape_in_one_batch_are_told_exactly(back
     assert states == [
         "claimed", "claimed", "completed", "waiting", "waiting", "claimed", "completed", "failed", "waiting",
     ]  # fmt: skip
+
+
+OUTCOMES = (
+    DONE, Failed(ERROR), Stopped(), Errored(ERROR), Errored(ERROR, timedelta(seconds=1)), Crashed(ERROR),
+    Interrupted(ERROR), SharedCrash(ERROR), Released(), Released(timedelta(seconds=1), ERROR), Snoozed(timedelta(seconds=1)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fate", ["waits again", "held by another", "held again", "completed", "canceled", "retried", "deleted"]
+)
+async def test_whoever_lost_a_job_writes_nothing_to_it(backend, insert, claim, clock, chance, fate):
+    """Every kind of write that an engine makes, and a cancel that read the job before."""
+    await insert(NewJob("shop:pay"), NewJob("shop:lost", max_attempts=9))
+    other, lost = await claim(2)
+    seen = await backend.get(lost.id)
+    late = [
+        transitions.start(lost, clock.time),
+        *(transitions.finish(lost, outcome, clock.time, clock.time, chance) for outcome in OUTCOMES),
+        transitions.finish(lost._replace(attempt=9), Errored(ERROR), None, clock.time, chance),
+        transitions.cancel(seen, clock.time),
+    ]
+    await meet(backend, claim, lost, fate, clock, chance)
+    before = await backend.get(lost.id)
+    fine = Change(other.id, "l1", (State.CLAIMED,), None, {"crashes": 1})
+    for change in late:
+        assert await backend.apply([change]) == {lost.id}, change
+        assert await backend.apply([fine, change]) == {lost.id}, change
+        assert await backend.apply([change, fine, change]) == {lost.id}, change
+        assert await backend.get(lost.id) == before, change
+    assert await backend.apply([*late, fine]) == {lost.id}
+    await backend.save_progress([(lost.id, "l1", Progress(1).to_json()), (other.id, "l1", Progress(2).to_json())])
+    assert await backend.get(lost.id) == before
+    assert (await backend.get(other.id)).progress == Progress(2)
+
+
+async def meet(backend, claim, lost, fate, clock, chance) -> None:
+    """Let the job that lease l1 held meet its fate."""
+    match fate:
+        case "completed" | "retried" | "deleted":
+            await backend.apply([transitions.finish(lost, DONE, None, clock.time, chance)])
+        case "canceled":
+            await backend.apply([transitions.finish(lost, Stopped(), None, clock.time, chance)])
+        case _:
+            await backend.apply([transitions.finish(lost, Released(), None, clock.time, chance)])
+    match fate:
+        case "held by another":
+            assert await claim(9, engine="e2", lease="l2")
+        case "held again":
+            assert await claim(9, lease="l2")
+        case "retried":
+            await backend.apply([transitions.retry(await backend.get(lost.id), clock.time)])
+        case "deleted":
+            assert await backend.delete([lost.id])

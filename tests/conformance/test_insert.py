@@ -8,9 +8,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from sidequest.backends.base import JobFilter
+from sidequest.jobs import transitions
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import JobRecord, NewJob
 from sidequest.jobs.states import State
+from sidequest.jobs.transitions import Change
 
 
 async def test_a_minimal_job_gets_the_documented_defaults(backend, insert, clock):
@@ -47,10 +49,35 @@ async def test_a_timeout_below_a_millisecond_does_not_become_none_at_all(backend
     assert (await backend.get(id)).timeout == timedelta(milliseconds=1)
 
 
-async def test_many_jobs_get_their_ids_in_order(backend, insert):
-    ids = await insert(*(NewJob(f"shop:n{n}") for n in range(1000)))
-    assert [job.name for job in await backend.get_many(ids)] == [f"shop:n{n}" for n in range(1000)]
+@pytest.mark.parametrize("number", [2, 30, 1000])
+async def test_many_jobs_get_their_ids_in_order(backend, insert, number):
+    ids = await insert(*(NewJob(f"shop:n{n}") for n in range(number)))
+    assert [job.name for job in await backend.get_many(ids)] == [f"shop:n{n}" for n in range(number)]
     assert list(ids) == sorted(set(ids))
+
+
+async def test_a_great_many_jobs_in_one_call_get_their_ids_in_order(backend, insert):
+    ids = await insert(*(NewJob(f"shop:n{n}", queue=f"q{n % 7}") for n in range(20_000)))
+    assert list(ids) == sorted(set(ids))
+    assert [job.name for job in await backend.get_many(ids)] == [f"shop:n{n}" for n in range(20_000)]
+
+
+async def test_ids_are_plain_integers_wherever_they_come_from(backend, insert, claim, clock):
+    ids = [*await insert(), *await insert(*(NewJob("shop:pay") for _ in range(3)))]
+    held = await claim(3)
+    await backend.apply([transitions.cancel(await backend.get(held[0].id), clock.time)])
+    refused = await backend.apply([Change(ids[3], "nobody's", (State.WAITING,), State.CANCELED, {})])
+    await backend.apply([Change(held[1].id, "l1", (State.CLAIMED,), State.FAILED, {})])
+    ends, missing = await backend.ends([held[1].id, 777])
+    found = [
+        *ids, *(job.id for job in held), *await backend.cancel_requests("e1"), *refused,
+        *(job.id for job in await backend.held_by("e1", 9)), (await backend.get(ids[0])).id,
+        *(job.id for job in await backend.get_many(ids)), *(job.id for job in await backend.list_jobs(JobFilter(), 9)),
+        *(job.id for job in await backend.list_after(0, None, 9)), *(end.id for end in ends), *missing,
+        await backend.last_id(), *await backend.delete([ids[3]]),
+    ]  # fmt: skip
+    assert len(found) == 28
+    assert {type(id) for id in found} == {int}
 
 
 async def test_no_jobs_is_no_work(backend):
@@ -75,12 +102,18 @@ async def test_a_bulk_with_one_bad_job_stores_nothing(backend, insert):
     assert await backend.get_queue("fresh") == QueueRecord("fresh")
 
 
-async def test_an_instant_in_another_zone_is_the_same_instant(backend, insert):
-    at = datetime(2026, 7, 1, 1, 2, 3, 456789, timezone(timedelta(hours=5, minutes=30)))
+async def test_an_instant_in_another_zone_is_the_same_instant(backend, insert, tick):
+    at = datetime(2026, 7, 1, 1, 2, 3, 456_000, timezone(timedelta(hours=5, minutes=30))) + 789 * tick
     (id,) = await insert(at=at)
     found = (await backend.get(id)).available_at
     assert found == at
     assert found.utcoffset() == timedelta(0)
+
+
+async def test_every_queue_of_a_batch_is_created(backend, insert):
+    await backend.create_queue(QueueRecord("b", 7))
+    await insert(*(NewJob("shop:pay", queue=queue) for queue in "cbaca"))
+    assert await backend.list_queues() == [QueueRecord("a"), QueueRecord("b", 7), QueueRecord("c")]
 
 
 async def test_a_new_queue_gets_the_defaults_given(backend):

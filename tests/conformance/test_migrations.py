@@ -15,12 +15,12 @@ FIRST = "0001_jobs_queues_engines"
 
 
 @pytest.fixture
-def add_step(monkeypatch, database):
+def add_step(monkeypatch, dialect):
     """Adds a further step to those that the code knows."""
-    known = list(migrations.steps(database))
+    known = list(migrations.steps(dialect))
 
-    def add_step(name: str, text: str) -> None:
-        known.append(Step(name, text))
+    def add_step(name: str, *statements: str) -> None:
+        known.append(Step(name, "".join(statements)))
 
     monkeypatch.setattr(migrations, "steps", lambda dialect: known)
     return add_step
@@ -45,33 +45,33 @@ async def test_migrating_keeps_the_jobs(backend, insert):
     assert await backend.get(id) == before
 
 
-async def test_many_migrating_at_once_apply_each_step_once(connect, add_step):
-    add_step("0002_more", "CREATE TABLE {prefix}more (id INTEGER);\nCREATE TABLE {prefix}yet_more (id INTEGER);\n")
+async def test_many_migrating_at_once_apply_each_step_once(connect, add_step, schema_words):
+    add_step("0002_two", schema_words.create, schema_words.extend)
     rivals = [await connect() for _ in range(6)]
     applied = await asyncio.gather(*(rival.migrate() for rival in rivals))
-    assert sorted(name for names in applied for name in names) == [FIRST, "0002_more"]
+    assert sorted(name for names in applied for name in names) == [FIRST, "0002_two"]
 
 
-async def test_later_steps_are_applied_in_order_to_what_is_there(backend, add_step):
-    add_step("0002_two", "CREATE TABLE {prefix}two (id INTEGER);")
-    add_step("0003_three", "ALTER TABLE {prefix}two ADD COLUMN more INTEGER;")
-    assert await backend.migration_status() == MigrationStatus((FIRST,), ("0002_two", "0003_three"), (), ())
-    assert list(await backend.migrate()) == ["0002_two", "0003_three"]
+async def test_later_steps_are_applied_in_order_to_what_is_there(backend, add_step, schema_words):
+    add_step("0002_two", schema_words.create)
+    add_step("0003_more", schema_words.extend)
+    assert await backend.migration_status() == MigrationStatus((FIRST,), ("0002_two", "0003_more"), (), ())
+    assert list(await backend.migrate()) == ["0002_two", "0003_more"]
 
 
-async def test_a_step_that_fails_leaves_nothing_of_itself(empty, add_step):
-    add_step("0002_bad", "CREATE TABLE {prefix}two (id INTEGER);\nINSERT INTO {prefix}nowhere VALUES (1);\n")
+async def test_a_step_that_fails_leaves_nothing_of_itself(empty, add_step, schema_words):
+    add_step("0002_bad", schema_words.create, schema_words.fail)
     with pytest.raises((BackendUnavailable, SchemaMismatch)) as caught:
         await empty.migrate()
     assert "0002_bad" in caught.value.__notes__[0]
     assert await empty.migration_status() == MigrationStatus((FIRST,), ("0002_bad",), (), ())
-    migrations.steps("any")[-1] = Step("0002_good", "CREATE TABLE {prefix}two (id INTEGER);")
+    migrations.steps("any")[-1] = Step("0002_good", schema_words.create)
     assert list(await empty.migrate()) == ["0002_good"]
 
 
-async def test_tables_made_by_a_newer_sidequest_are_refused(backend, add_step, monkeypatch, database):
-    known = list(migrations.steps(database))
-    add_step("0002_newer", "CREATE TABLE {prefix}two (id INTEGER);")
+async def test_tables_made_by_a_newer_sidequest_are_refused(backend, add_step, schema_words, monkeypatch, dialect):
+    known = list(migrations.steps(dialect))
+    add_step("0002_newer", schema_words.create)
     await backend.migrate()
     monkeypatch.setattr(migrations, "steps", lambda dialect: known)
     for refused in (backend.migrate, backend.check_schema):
@@ -80,13 +80,25 @@ async def test_tables_made_by_a_newer_sidequest_are_refused(backend, add_step, m
     assert await backend.migration_status() == MigrationStatus((FIRST,), (), (), ("0002_newer",))
 
 
+async def test_tables_of_a_newer_sidequest_that_this_one_knows_enough_of_are_accepted(
+    backend, add_step, schema_words, monkeypatch, dialect
+):
+    known = list(migrations.steps(dialect))
+    add_step("0002_newer", "-- needs: 0001\n", schema_words.create)
+    await backend.migrate()
+    monkeypatch.setattr(migrations, "steps", lambda dialect: known)
+    assert await backend.migration_status() == MigrationStatus((FIRST,), (), ("0002_newer",), ())
+    await backend.check_schema()
+    assert list(await backend.migrate()) == []
+
+
 async def test_missing_tables_are_named_with_the_command_to_run(empty):
     with pytest.raises(SchemaMismatch, match="do not exist yet; run: sidequest migrate up --url "):
         await empty.check_schema()
 
 
-async def test_older_tables_are_named_with_the_command_to_run(backend, add_step):
-    add_step("0002_two", "CREATE TABLE {prefix}two (id INTEGER);")
+async def test_older_tables_are_named_with_the_command_to_run(backend, add_step, schema_words):
+    add_step("0002_two", schema_words.create)
     with pytest.raises(SchemaMismatch, match="are older than this Sidequest; run: sidequest migrate up --url "):
         await backend.check_schema()
 

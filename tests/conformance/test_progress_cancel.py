@@ -8,6 +8,7 @@ from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed, Released, Stopped
 from sidequest.jobs.record import NewJob, Progress
 from sidequest.jobs.states import State
+from sidequest.jobs.transitions import Change
 
 
 async def test_progress_is_stored_for_claimed_and_running_jobs(backend, insert, claim, clock):
@@ -53,6 +54,17 @@ async def test_a_request_to_cancel_is_seen_by_its_engine_only(backend, insert, c
     assert await backend.cancel_requests("e1") == list(ids[:2])
     assert await backend.cancel_requests("e2") == [ids[2]]
     assert await backend.cancel_requests("e3") == []
+
+
+async def test_a_request_to_cancel_is_over_when_the_job_is_no_longer_held(backend, insert, claim, clock):
+    await insert(*(NewJob("shop:pay") for _ in range(3)))
+    held = await claim(3)
+    for job in held:
+        assert not await backend.apply([transitions.cancel(await backend.get(job.id), clock.time)])
+    await backend.apply([Change(held[0].id, "l1", (State.CLAIMED,), State.FAILED, {})])
+    await backend.apply([Change(held[1].id, "l1", (State.CLAIMED,), None, {"engine": "e2", "lease": "l2"})])
+    assert await backend.cancel_requests("e1") == [held[2].id]
+    assert await backend.cancel_requests("e2") == [held[1].id]
 
 
 async def test_a_request_to_cancel_changes_nothing_but_itself(backend, insert, claim, clock):

@@ -26,6 +26,24 @@ async def test_queues_are_listed_by_priority_then_name(backend):
     assert [queue.name for queue in await backend.list_queues()] == ["z", "a", "b", "c"]
 
 
+async def test_names_are_in_the_order_of_their_codes(backend):
+    """Whatever the language of the server."""
+    names = ["Z", "_x", "a", "a-b", "a.b", "a:b", "aB", "a_b", "ab", "b", "9", "-", "10"]
+    await backend.save_queues([QueueRecord(name) for name in names])
+    assert [queue.name for queue in await backend.list_queues()] == sorted(names)
+    assert [look.queue.name for look in (await backend.look()).queues] == sorted(names)
+
+
+async def test_queues_are_told_apart_by_case_and_to_the_last_letter(backend):
+    queues = [QueueRecord(name, n) for n, name in enumerate(("MAIL", "Mail", "mail", "mail2", "m" * 99, "m" * 100), 1)]
+    for queue in queues:
+        assert await backend.create_queue(queue)
+    assert [await backend.get_queue(queue.name) for queue in queues] == queues
+    assert await backend.update_queue("Mail", concurrency=77) == QueueRecord("Mail", 77)
+    assert await backend.get_queue("mail") == QueueRecord("mail", 3)
+    assert [await backend.get_queue(name) for name in ("mAIL", "mail ", "m" * 98, "mai_", "mail%")] == [None] * 5
+
+
 async def test_only_what_is_given_changes(backend):
     await backend.create_queue(QueueRecord("mail", 3, 1, False))
     await backend.create_queue(QueueRecord("other", 3, 1, False))

@@ -28,6 +28,7 @@ from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import NewJob
 from sidequest.jobs.states import State
 
+pytestmark = pytest.mark.database("sqlite")
 ANY = QueueRecord("*")
 
 

@@ -1,10 +1,13 @@
-"""Real engine and worker processes on a real database; nothing may be left of them after a test."""
+"""Real engine and worker processes on a real database; nothing may be left of them after a test.
+
+A test with a `url` runs on every database. A file whose tests would prove nothing more there is
+marked `database("sqlite")`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -13,17 +16,22 @@ import pytest
 from sidequest import Sidequest
 from sidequest.jobs.definition import registry
 from tests.integration.waiting import MARK, eventually, marked_processes
+from tests.servers.plugin import DATABASES
 
 JOBS = "tests.integration.sample_jobs"
+# what a standalone MongoDB lacks is the backend's business alone: the conformance suite covers it
+EVERYWHERE = [name for name in DATABASES if name != "mongodb-standalone"]
 
 
 class StartSidequest(Protocol):
     async def __call__(self, **settings: Any) -> Sidequest: ...
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/jobs.db"
+@pytest.fixture(params=EVERYWHERE)
+def database(request: pytest.FixtureRequest) -> str:
+    """The name of the database that this test runs on."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(autouse=True)

@@ -269,3 +269,9 @@ async def enqueue_with_connection(ctx: JobContext) -> str:
     except Exception as error:
         return type(error).__name__
     return "enqueued"
+
+
+@job
+async def enqueue_in(ctx: JobContext, queue: str) -> int:
+    """Enqueue a job in that queue; its id."""
+    return (await ctx.sidequest.enqueue(add.options(queue=queue).call(1, 2))).id

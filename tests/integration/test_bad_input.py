@@ -13,6 +13,7 @@ import pytest
 from sidequest import Fail, Job, JobContext, Retry, Sidequest, Snooze, call_by_name, job
 from tests.integration.sample_jobs import Tenant, echo
 
+pytestmark = pytest.mark.database("sqlite")
 NAN, INF = float("nan"), float("inf")
 Call = Callable[[Sidequest, Any], Any]
 EVIL = "x'); DROP TABLE sidequest_jobs; --"
@@ -229,7 +230,7 @@ async def test_bad_input_is_refused_by_name_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_what_looks_like_an_injection_is_data(shared: Sidequest, tmp_path: Path) -> None:
+async def test_what_looks_like_an_injection_is_data(url: str) -> None:
     texts = [
         EVIL,
         "%s %(x)s",
@@ -244,7 +245,7 @@ async def test_what_looks_like_an_injection_is_data(shared: Sidequest, tmp_path:
         "--",
         "*",
     ]
-    async with Sidequest(f"sqlite:///{tmp_path}/x.db", engine="off") as sq:
+    async with Sidequest(url, engine="off") as sq:
         assert await sq.enqueue_many([]) == []
         for text in texts:
             handle = await sq.enqueue(echo.call([text, {text: text}]), meta={text: text})

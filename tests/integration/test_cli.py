@@ -1,4 +1,7 @@
-"""The command line as people and scripts use it: real processes, their exit codes, their output."""
+"""The command line as people and scripts use it: real processes, their exit codes, their output.
+
+Most of it is the same for every database, and is tested on the default one.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ from typing import Any
 
 import pytest
 
+from tests.integration.conftest import EVERYWHERE
 from tests.integration.waiting import MARK, eventually, marked_processes
 
+pytestmark = pytest.mark.database("sqlite")
+everywhere = pytest.mark.parametrize("database", EVERYWHERE)
 COMMAND = [sys.executable, "-m", "sidequest"]
 JOBS = """
 import time
@@ -112,9 +118,18 @@ class Cli:
 
 
 @pytest.fixture
-async def cli(tmp_path: Path, mark: str, nothing_left_behind: None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cli]:
+def database() -> str:
+    return "sqlite"
+
+
+@pytest.fixture
+async def cli(
+    database: str, url: str, tmp_path: Path, mark: str, nothing_left_behind: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Cli]:
     for name in [name for name in os.environ if name.startswith("SIDEQUEST_") and name != MARK]:
         monkeypatch.delenv(name)
+    if database != "sqlite":
+        monkeypatch.setenv("SIDEQUEST_URL", url)
     (tmp_path / "clijobs.py").write_text(JOBS)
     cli = Cli(tmp_path)
     yield cli
@@ -133,6 +148,7 @@ async def ended(process: subprocess.Popen[bytes], within: float = 15.0) -> int:
 # Engine
 
 
+@everywhere
 async def test_an_engine_runs_what_another_process_enqueues(cli: Cli) -> None:
     await cli.engine()
     positional = cli.enqueue("clijobs:add", "[1, 2]")
@@ -232,7 +248,9 @@ async def test_a_job_may_run_a_command(cli: Cli) -> None:
 # Jobs
 
 
+@everywhere
 async def test_jobs_are_listed_newest_first_and_filtered(cli: Cli) -> None:
+    cli.ok("migrate", "up")
     first = cli.enqueue("clijobs:add", "[1, 2]", "--tag=a")
     second = cli.enqueue("shop:send", '{"to": "ann"}', "--queue=mail")
     third = cli.enqueue("clijobs:add", "[3, 4]", "--delay=3600")
@@ -261,6 +279,7 @@ async def test_jobs_are_listed_newest_first_and_filtered(cli: Cli) -> None:
     assert " due 20" in rows[0]
 
 
+@everywhere
 async def test_show_has_the_errors_with_their_traces(cli: Cli) -> None:
     await cli.engine()
     id = cli.enqueue("clijobs:boom")
@@ -272,7 +291,9 @@ async def test_show_has_the_errors_with_their_traces(cli: Cli) -> None:
     assert "raise ValueError" in cli.ok("jobs", "show", str(id))
 
 
+@everywhere
 async def test_jobs_are_moved_by_hand(cli: Cli) -> None:
+    cli.ok("migrate", "up")
     one, two = cli.enqueue("x:y"), cli.enqueue("x:y", "--delay=3600")
     due = cli.read("jobs", "show", str(two))["available_at"]
     assert cli.ok("jobs", "run", str(two)) == f"{two} waiting\n"
@@ -287,6 +308,7 @@ async def test_jobs_are_moved_by_hand(cli: Cli) -> None:
     }  # fmt: skip
 
 
+@everywhere
 async def test_a_running_job_is_canceled_by_its_engine(cli: Cli) -> None:
     await cli.engine()
     id = cli.enqueue("clijobs:sleep", '[60, "started"]')
@@ -318,7 +340,9 @@ async def test_what_is_not_there_or_in_the_wrong_state_is_exit_1(cli: Cli) -> No
     assert "queue 'mail' does not exist" in cli.refused(1, "queues", "show", "mail")
 
 
+@everywhere
 async def test_injection_looking_values_are_data(cli: Cli) -> None:
+    cli.ok("migrate", "up")
     evil = "x'); DROP TABLE sidequest_jobs; --"
     id = cli.enqueue("x:y", json.dumps([evil, "%s :name {0} \\"]))
     assert cli.read("jobs", "show", str(id))["args"] == {"args": [evil, "%s :name {0} \\"]}
@@ -329,6 +353,7 @@ async def test_injection_looking_values_are_data(cli: Cli) -> None:
 # Queues
 
 
+@everywhere
 async def test_queues_are_created_changed_and_purged(cli: Cli) -> None:
     cli.ok("migrate", "up")
     mail = {"name": "mail", "concurrency": 3, "priority": 7, "paused": False}
@@ -365,13 +390,18 @@ async def test_a_paused_queue_starts_nothing_until_it_is_resumed(cli: Cli) -> No
 # The database
 
 
-async def test_migrations_are_applied_once_and_shown(cli: Cli) -> None:
+async def test_a_file_that_is_not_there_is_not_made_by_looking(cli: Cli) -> None:
     assert "there is no database" in cli.refused(1, "migrate", "status")
+    assert not list(cli.folder.glob("*.db"))
+
+
+@everywhere
+async def test_migrations_are_applied_once_and_shown(cli: Cli) -> None:
     applied = cli.read("migrate", "up")["applied"]
     assert applied
     assert cli.read("migrate", "up") == {"applied": []}
     assert cli.ok("migrate", "up") == "the tables are up to date\n"
-    assert cli.read("migrate", "status") == {"applied": applied, "pending": [], "unknown": []}
+    assert cli.read("migrate", "status") == {"applied": applied, "pending": [], "newer": [], "unknown": []}
     assert cli.ok("migrate", "status").splitlines() == [f"applied  {step}" for step in applied]
 
 
@@ -385,6 +415,7 @@ async def test_the_printed_sql_makes_the_same_schema(cli: Cli) -> None:
     cli.ok("jobs", "enqueue", "x:y", "--url", "sqlite:///by-hand.db?prefix=q_")
 
 
+@everywhere
 async def test_tables_that_are_missing_are_made_by_migrate_up_alone(cli: Cli) -> None:
     (cli.folder / "sidequest.db").touch()
     for argv in (["jobs", "list"], ["jobs", "enqueue", "x:y"], ["queues", "create", "mail"]):

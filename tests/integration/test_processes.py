@@ -92,6 +92,7 @@ async def test_an_engine_that_dies_again_and_again_comes_back_each_time(start: S
     assert sq._process.restarts == 2
 
 
+@pytest.mark.database("sqlite")
 async def test_a_new_engine_finds_the_database_also_when_the_app_has_gone_elsewhere(
     tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +209,7 @@ async def test_the_engines_own_error_reaches_the_app(url: str, monkeypatch: pyte
         await Sidequest(url).start()
 
 
+@pytest.mark.database("sqlite")
 async def test_a_database_that_cannot_be_opened_is_an_error_of_start() -> None:
     with pytest.raises((ConfigError, BackendUnavailable), match="/nowhere"):
         await Sidequest("sqlite:////nowhere/jobs.db").start()
