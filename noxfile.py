@@ -6,6 +6,7 @@ nox -s unit            no database, no process: seconds
 nox -s tests-on        all tests, on every supported Python that is installed
 nox -s tests -- -k x   arguments after -- go to pytest
 nox -s conformance -- --databases postgres,mysql
+nox -s mutants -- --databases sqlite --only lease
 nox -s plans           what the databases do for our statements when there are millions of jobs; --rows for fewer
 """
 
@@ -70,6 +71,13 @@ def plans(session: nox.Session) -> None:
     """No plan is worse with millions of jobs: each database is filled with them, which takes minutes."""
     install(session, "test", "servers")
     run_pytest(session, "tests/plans")
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Whether the conformance suite has teeth: it must notice each fault that is planted in a backend."""
+    install(session, "test", "servers")
+    session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
 @nox.session

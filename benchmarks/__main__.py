@@ -1,7 +1,7 @@
 """How fast Sidequest is on this machine: `python -m benchmarks` (or `nox -s bench`).
 
-Every workload runs several times, alternating with the others, and the medians are shown: absolute
-figures move with the machine, so read the ratios. `--json FILE` keeps everything.
+Absolute figures move with the machine and with what else runs there: read the ratios, each of which
+is of neighbouring turns. `--json FILE` keeps everything.
 """
 
 from __future__ import annotations
@@ -9,77 +9,109 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
-import sqlite3
-import sys
-import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from statistics import median
+from typing import NamedTuple
 
-import sidequest
-from benchmarks import jobs, workloads
-from benchmarks.workloads import Figures
-
-Workload = Callable[[str], Awaitable[Figures]]
-
-
-def all_workloads(count: int) -> dict[str, Workload]:
-    return {
-        "drain of sync no-ops": lambda url: workloads.drain(url, jobs.sync_noop, count),
-        "drain of async no-ops": lambda url: workloads.drain(url, jobs.async_noop, count),
-        "latency, sync": lambda url: workloads.latency(url, jobs.started_at, 200),
-        "latency, async": lambda url: workloads.latency(url, jobs.async_started_at, 200),
-        "start-up": workloads.start_up,
-        "bridge alone, sync": lambda url: workloads.bridge(jobs.sync_noop, count),
-        "bridge alone, async": lambda url: workloads.bridge(jobs.async_noop, count),
-        "store alone": lambda url: workloads.store(url, count),
-    }
+from benchmarks import drains, idle, jobs, latency, versus
+from benchmarks.bridge import bridge
+from benchmarks.databases import NAMES, Place, places
+from benchmarks.figures import Collected, Figures
+from benchmarks.machine import description
+from benchmarks.observers import observer
 
 
-async def measure(count: int, rounds: int, only: str) -> dict[str, dict[str, list[float]]]:
-    """The figures of each workload, round by round."""
-    figures: dict[str, dict[str, list[float]]] = {}
-    for _ in range(rounds):
-        for name, workload in all_workloads(count).items():
-            if only not in name:
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                for figure, value in (await workload(f"sqlite:///{folder}/bench.db")).items():
-                    figures.setdefault(name, {}).setdefault(figure, []).append(value)
-    return figures
+class Workload(NamedTuple):
+    name: str
+    run: Callable[[str], Awaitable[Figures]]
+    """Takes the URL of an empty database."""
+    times: int
 
 
-def show(figures: dict[str, dict[str, list[float]]]) -> None:
-    for name, values in figures.items():
-        print(f"\n{name}")
-        for figure, runs in values.items():
-            print(f"  {figure:26}{median(runs):>12,.2f}   ({min(runs):,.2f} to {max(runs):,.2f})")
+def workloads(count: int, rows: int, rounds: int) -> Sequence[Workload]:
+    """Those that compare take their rounds themselves."""
+    return (
+        Workload("pipeline against the prototype", lambda url: versus.pipeline(url, rows, rounds), 1),
+        Workload("one job against the prototype", lambda url: versus.one_at_a_time(url, min(rows, 20_000), rounds), 1),
+        Workload("inserts against the prototype", lambda url: versus.inserts(url, rounds), 1),
+        Workload("idle engine", lambda url: idle.idle(url, rows), 1),
+        Workload("latency, own engine", lambda url: latency.from_owner(url, jobs.async_started_at, 200), rounds),
+        Workload("latency, another process", lambda url: latency.from_another_process(url, 200), rounds),
+        Workload("latency, own engine, sync job", lambda url: latency.from_owner(url, jobs.started_at, 200), rounds),
+        Workload("drain of sync no-ops", lambda url: drains.drain(url, jobs.sync_noop, count), rounds),
+        Workload("drain of async no-ops", lambda url: drains.drain(url, jobs.async_noop, count), rounds),
+        Workload("start-up", drains.start_up, rounds),
+    )
 
 
-def main() -> None:
+def without_database(count: int, rounds: int) -> Sequence[Workload]:
+    return (
+        Workload("bridge alone, sync", lambda _: bridge(jobs.sync_noop, count), rounds),
+        Workload("bridge alone, async", lambda _: bridge(jobs.async_noop, count), rounds),
+    )
+
+
+async def measure(where: Sequence[Place], plan: Sequence[Workload], rounds: int, collected: Collected) -> None:
+    """Each round goes over all databases, so that an unquiet minute does not strike one of them alone."""
+    for number in range(rounds):
+        for workload in plan:
+            for place in where:
+                if number < workload.times:
+                    with place.empty() as url:
+                        collected.add(place.name, workload.name, await workload.run(url))
+
+
+async def facts(where: Sequence[Place]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for place in where:
+        with place.empty() as url:
+            async with observer(url) as server:
+                found[place.name] = await server.facts()
+    return found
+
+
+async def main() -> None:
+    options = _options()
+    collected, machine = Collected(), description()
+    print(*(f"{name} {value}" for name, value in machine.items()), sep=", ")
+    with places(options.databases, options.url) as where:
+        servers = await facts(where)
+        for name, settings in servers.items():
+            print(f"{name}:", ", ".join(f"{setting} {value}" for setting, value in settings.items()))
+        plan = [work for work in workloads(options.jobs, options.rows, options.rounds) if options.only in work.name]
+        await measure(where, plan, options.rounds, collected)
+    for work in without_database(options.jobs, options.rounds):
+        if options.only in work.name:
+            for _ in range(work.times):
+                collected.add("no database", work.name, await work.run(""))
+    collected.show()
+    if options.json is not None:
+        asked = {"jobs": options.jobs, "rows": options.rows, "rounds": options.rounds}
+        found = {"machine": machine, "databases": servers, "asked": asked, "figures": collected.to_json()}
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--databases", type=_names, help=f"start private servers: {', '.join(NAMES)}, or all (default sqlite)")
+    parser.add_argument("--url", action="append", default=[], help="a server that runs; may be given more than once")
+    parser.add_argument("--rows", type=int, default=100_000, help="waiting jobs, and as many finished ones (default 100 000)")
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs per drain (default 20 000)")
-    parser.add_argument("--rounds", type=int, default=3, help="times each workload runs (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured (default 3)")
     parser.add_argument("--only", default="", help="run the workloads whose name contains this")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
-    machine = {
-        "sidequest": sidequest.__version__,
-        "python": sys.version.split()[0],
-        "sqlite": sqlite3.sqlite_version,
-        "cpus": os.cpu_count(),
-        "platform": platform.platform(),
-        "jobs": options.jobs,
-        "rounds": options.rounds,
-    }
-    figures = asyncio.run(measure(options.jobs, options.rounds, options.only))
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    show(figures)
-    if options.json is not None:
-        options.json.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
+    if options.databases is None:
+        options.databases = () if options.url else ("sqlite",)
+    return options
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = NAMES if text == "all" else tuple(text.split(","))
+    if unknown := set(names) - {*NAMES}:
+        raise argparse.ArgumentTypeError(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}, and all")
+    return names
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())

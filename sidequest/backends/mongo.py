@@ -40,7 +40,6 @@ from sidequest.backends.mongo_documents import (
 )
 from sidequest.backends.mongo_insert import Inserts, create_queue
 from sidequest.backends.mongo_session import (
-    AWAITED,
     DRIVER_ERRORS,
     MongoDatabase,
     close_client,
@@ -240,7 +239,7 @@ class MongoBackend(Backend):
         if not database.transactions:
             return
         try:
-            async with await settle(database.signals.watch(max_await_time_ms=AWAITED)) as stream:
+            async with await settle(database.signals.watch(max_await_time_ms=database.await_ms)) as stream:
                 heard()
                 while stream.alive:
                     if await stream.try_next() is not None:
@@ -309,7 +308,7 @@ class MongoBackend(Backend):
 
     async def held_by(self, engine: str, limit: int) -> Sequence[ClaimedJob]:
         held = {"state": {"$in": HELD_STATES}, "engine": engine}
-        return [claimed_job(found) for found in await self._found("jobs", held, [("_id", 1)], limit, fields=NEEDLESS)]
+        return [claimed_job(found) for found in await self._found("claimed", held, [("_id", 1)], limit, fields=NEEDLESS)]
 
     # Reading
 
@@ -423,7 +422,7 @@ class MongoBackend(Backend):
 
 
 async def _signal(database: MongoDatabase, now: datetime) -> None:
-    """Change the one document that listeners watch."""
+    """Change the one document that listeners watch. They hear of it when it is in the journal: not later for waiting."""
     await database.signals.update_one({"_id": "wake"}, {"$inc": {"count": 1}, "$set": {"at": now}}, upsert=True)
 
 

@@ -16,7 +16,7 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from sidequest.backends.changes import Group, Shape
-from sidequest.backends.mongo_documents import BY_ID, HELD_STATES, Document, rounded, rounded_due
+from sidequest.backends.mongo_documents import BY_ID, HELD_STATES, Document, stored, stored_due
 from sidequest.backends.mongo_session import LARGEST_TRANSACTION, MongoDatabase
 from sidequest.backends.session import Conflict
 from sidequest.jobs.states import FINAL, State
@@ -134,18 +134,18 @@ def updates(group: Group, now: datetime, *, one_by_one: bool = False) -> Sequenc
     shape, members = group
     alike: dict[object, tuple[Document, list[Change]]] = {}
     for change in members:
-        values = _stored(change, now)
+        values = _values(change, now)
         key = change.id if one_by_one else (change.lease, *values.values())
         alike.setdefault(key, (values, []))[1].append(change)
-    return [Update(changes, _fence(shape, changes), _update(shape, values, now)) for values, changes in alike.values()]
+    return [Update(changes, _fence(shape, changes), _update(shape, values, stored(now))) for values, changes in alike.values()]
 
 
-def _stored(change: Change, now: datetime) -> Document:
+def _values(change: Change, now: datetime) -> Document:
     """The change's columns as the document will have them."""
-    values = {name: rounded(value) if isinstance(value, datetime) else value for name, value in change.columns.items()}
+    values = {name: stored(value) if isinstance(value, datetime) else value for name, value in change.columns.items()}
     due = change.columns.get("available_at")
     if isinstance(due, datetime):
-        values["available_at"] = rounded_due(due, now)
+        values["available_at"] = stored_due(due, now)
     return values
 
 

@@ -103,7 +103,7 @@ async def _mark(database: MongoDatabase, ids: Sequence[int], mark: Document) -> 
     if not marked.matched_count:
         return ()
     ours = {"_id": {"$in": ids}, "lease": mark["$set"]["lease"], "state": "claimed"}
-    found: list[Document] = await database.jobs.find(ours, NEEDLESS).hint(BY_ID).batch_size(len(ids) + 1).to_list(None)
+    found: list[Document] = await database.claimed.find(ours, NEEDLESS).hint(BY_ID).batch_size(len(ids) + 1).to_list(None)
     return found
 
 

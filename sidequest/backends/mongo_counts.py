@@ -33,17 +33,25 @@ async def count_over_time(
     database: MongoDatabase, start: datetime, width: timedelta, buckets: int, queue: str | None
 ) -> Sequence[Bucket]:
     """As `Backend.count_over_time`."""
-    in_queue = where(JobFilter(queue=queue))
+    stop = start + width * buckets
 
     def counted(field: str, what: object, condition: Document) -> Pipeline:
         number = {"$floor": {"$divide": [{"$subtract": [f"${field}", start]}, width / MILLISECOND]}}
-        period = {field: {"$gte": start, "$lt": start + width * buckets}}
-        group = {"_id": {"number": number, "what": what}, "count": {"$sum": 1}}
-        return [{"$match": period | in_queue | condition}, {"$group": group}]
+        return [{"$match": condition}, {"$group": {"_id": {"number": number, "what": what}, "count": {"$sum": 1}}}]
 
-    came = counted("inserted_at", {"$literal": "enqueued"}, {})
-    ended = counted("finished_at", "$state", {"state": {"$in": FINAL_STATES}})
-    groups = await _answers(database, [came, ended])
+    came: Document = {"inserted_at": {"$gte": start, "$lt": stop}}
+    ended: Document = {"finished_at": {"$gte": start, "$lt": stop}, "state": {"$in": FINAL_STATES}}
+    pipeline: Pipeline = [  # one walk over all jobs: an index for each instant would cost every job more than this is worth
+        {"$match": where(JobFilter(queue=queue)) | {"$or": [came, ended]}},
+        {
+            "$facet": {
+                "came": counted("inserted_at", {"$literal": "enqueued"}, came),
+                "ended": counted("finished_at", "$state", ended),
+            }
+        },
+    ]
+    (facets,) = await _answers(database, [pipeline])
+    groups = facets["came"] + facets["ended"]
     found = {(int(group["_id"]["number"]), group["_id"]["what"]): group["count"] for group in groups}
     kinds = ("enqueued", "completed", "failed", "canceled")
     return [Bucket(start + width * n, *(found.get((n, kind), 0) for kind in kinds)) for n in range(buckets)]

@@ -22,6 +22,8 @@ Document = dict[str, Any]
 
 BY_ID = [("_id", 1)]
 """A hint: whatever else an update by ids asks for, no other index is to be tried."""
+NAIVE_EPOCH = EPOCH.replace(tzinfo=None)
+ALMOST_A_MILLISECOND = MILLISECOND - MICROSECOND
 CLAIM_ORDER = [("priority", -1), ("available_at", 1), ("_id", 1)]
 HELD_STATES = ["claimed", "running"]
 FINAL_STATES = ["completed", "failed", "canceled"]
@@ -39,13 +41,15 @@ def claim_rank(document: Document) -> tuple[int, datetime, int]:
 
 
 def claimed_job(document: Document) -> ClaimedJob:
+    """From a document that was read with instants as they are: naive, in UTC."""
     get = document.get
     tags = get("tags")
     return ClaimedJob(
         document["_id"], document["lease"], document["name"], document["queue"], document["args"], document["attempt"],
         document["max_attempts"], get("timeout_ms"), get("kill_grace_ms"), document["backoff"], document["retry_delay_ms"],
         document["isolated"], None if tags is None else json.dumps(tags, ensure_ascii=False), get("meta"), get("errors"),
-        document["interrupts"], document["crashes"], document["snoozes"], (document["inserted_at"] - EPOCH) // MICROSECOND,
+        document["interrupts"], document["crashes"], document["snoozes"],
+        (document["inserted_at"] - NAIVE_EPOCH) // MICROSECOND,
     )  # fmt: skip
 
 
@@ -108,21 +112,25 @@ def engine_record(document: Document) -> EngineRecord:
 # From records to documents
 
 
-def new_document(id: int, job: NewJob, now: datetime) -> Document:
-    """What an insert of the job at `now` writes. Raises TypeError for a job without name, queue or arguments."""
+def new_documents(ids: Iterable[int], jobs: Iterable[NewJob], now: datetime) -> Sequence[Document]:
+    """What an insert of the jobs at `now` writes. Raises TypeError for a job without name, queue or arguments."""
+    inserted_at = stored(now)
+    return [_new_document(id, job, now, inserted_at) for id, job in zip(ids, jobs, strict=True)]
+
+
+def _new_document(id: int, job: NewJob, now: datetime, inserted_at: datetime) -> Document:
     if not (isinstance(job.name, str) and isinstance(job.queue, str) and isinstance(job.args, str)):
         raise TypeError("a job needs text as its name, its queue and its arguments")
     due = job.at if job.at is not None else now if job.delay is None else now + job.delay
-    ready = due <= now
     document = {
         "_id": id,
         "name": job.name,
         "queue": job.queue,
         "args": job.args,
         "state": "waiting",
-        "ready": ready,
+        "ready": due <= now,
         "priority": job.priority,
-        "available_at": due if ready else rounded_due(due, now),
+        "available_at": inserted_at if due is now else stored_due(due, now),
         "attempt": 0,
         "max_attempts": job.max_attempts,
         "backoff": job.backoff,
@@ -131,7 +139,7 @@ def new_document(id: int, job: NewJob, now: datetime) -> Document:
         "interrupts": 0,
         "crashes": 0,
         "snoozes": 0,
-        "inserted_at": now,
+        "inserted_at": inserted_at,
     }
     if job.timeout is not None:
         document["timeout_ms"] = milliseconds(job.timeout)
@@ -186,13 +194,12 @@ def _contains(field: str, text: str) -> Document:
 # Instants
 
 
-def rounded(instant: datetime) -> datetime:
-    """Down to a whole millisecond, in UTC: an hour that a zone has twice compares equal to itself."""
-    instant = instant.astimezone(UTC)
-    return instant.replace(microsecond=instant.microsecond // 1000 * 1000)
+def stored(instant: datetime) -> datetime:
+    """As documents hold it: in UTC without saying so, and down to a whole millisecond."""
+    utc = instant.astimezone(UTC)
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000, tzinfo=None)
 
 
-def rounded_due(due: datetime, now: datetime) -> datetime:
-    """Up to a whole millisecond if it is still to come."""
-    due = due.astimezone(UTC)
-    return rounded(due) if due <= now else due + (-due.microsecond % 1000) * MICROSECOND
+def stored_due(due: datetime, now: datetime) -> datetime:
+    """The same, but up to a whole millisecond if it is still to come."""
+    return stored(due if due <= now else due.astimezone(UTC) + ALMOST_A_MILLISECOND)

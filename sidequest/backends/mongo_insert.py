@@ -15,7 +15,7 @@ from weakref import WeakSet
 import pymongo
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from sidequest.backends.mongo_documents import Document, new_document, queue_fields
+from sidequest.backends.mongo_documents import Document, new_documents, queue_fields
 from sidequest.backends.mongo_ids import JobIds
 from sidequest.backends.mongo_session import DRIVER_ERRORS, GRACE, LARGEST_TRANSACTION, TRANSIENT, MongoDatabase, translated
 from sidequest.backends.server_time import ServerTime
@@ -70,7 +70,7 @@ class Inserts:
         """The jobs as they are to be stored. Their queues exist when this returns."""
         ids = await self._ids.take(len(jobs), database.advance)
         now = self._time.now()  # not earlier: ids rise with it
-        documents = [new_document(id, job, now) for id, job in zip(ids, jobs, strict=True)]
+        documents = new_documents(ids, jobs, now)
         fresh = {job.queue for job in jobs} - self._known_queues
         for name in sorted(fresh):
             await create_queue(database, name, queue_fields(queue_defaults, now))

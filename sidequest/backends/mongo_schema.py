@@ -27,6 +27,7 @@ from sidequest.clock import monotonic
 from sidequest.errors import BackendUnavailable
 
 DIALECT = "mongo"
+NAMESPACE_EXISTS = 48
 LOCK = "schema"
 LOCK_LIFE = timedelta(minutes=1)
 """From one command to the next. Should one take longer, another process joins in, and does no harm."""
@@ -75,13 +76,22 @@ async def _apply(database: MongoDatabase, step: Step, stay: Callable[[], Any]) -
     try:
         for statement in step.statements(database.prefix):
             await stay()
-            answer = await database.database.command(json.loads(statement))
-            for failed in answer.get("writeErrors", ()):
-                raise OperationFailure(failed["errmsg"], failed["code"], failed)
+            await _run(database, json.loads(statement))
     except DRIVER_ERRORS as error:
         meaning = translated(error, database.where)
         meaning.add_note(f"in schema step {step.name} of {database.where}")
         raise meaning from error
+
+
+async def _run(database: MongoDatabase, command: dict[str, Any]) -> None:
+    try:
+        answer = await database.command(command)
+    except OperationFailure as error:
+        if error.code != NAMESPACE_EXISTS or "create" not in command:
+            raise
+    else:
+        for failed in answer.get("writeErrors", ()):
+            raise OperationFailure(failed["errmsg"], failed["code"], failed)
 
 
 @asynccontextmanager

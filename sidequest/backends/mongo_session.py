@@ -19,7 +19,7 @@ from typing import Any
 import pymongo
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
-from pymongo import AsyncMongoClient, ReadPreference, ReturnDocument, WriteConcern
+from pymongo import AsyncMongoClient, ReadPreference, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import (
     BulkWriteError,
@@ -51,19 +51,22 @@ TRANSIENT = "TransientTransactionError"
 """The label of what ended a transaction that may be tried again as a whole."""
 OLDEST = 9
 """The wire version of MongoDB 4.4: $unionWith, and hints for updates, came with it."""
+MONGOS = "isdbgrid"
+"""What a router of a sharded cluster answers instead of a replica set's name."""
 GRACE = 5.0
 """Seconds for a transaction to be undone, and for a client to close."""
 LARGEST_TRANSACTION = 16 * 1024 * 1024
 """Letters of new text: a server with a small cache has no room for a transaction that writes twice as much."""
-AWAITED = 5_000
-"""Milliseconds that the server may wait for news before it says that there are none."""
+AWAITED = 5.0
+"""Seconds that the server may wait for news before it says that there are none."""
 
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
+NAIVE: CodecOptions[dict[str, Any]] = CodecOptions()
 LOCAL = ReadConcern("local")
 """All that we read is on the primary, and what we decide from it is confirmed by a write to the majority."""
 SNAPSHOT = ReadConcern("snapshot")
-AT_ONCE = WriteConcern(1)
-"""For what may be lost."""
+MAJORITY = ReadConcern("majority")
+"""What a change stream insists on."""
 
 
 async def settle(answer: Any) -> Any:
@@ -127,17 +130,19 @@ class MongoDatabase:
         self.prefix = prefix
         self.transactions = False
         self.members: frozenset[str] = frozenset()
-        """The replica set that this is, as its members are called there; empty for others."""
+        """Where this is, in the servers' own words; empty for a standalone server."""
         self._access = access
         self._admin = client.get_database("admin", CODEC, ReadPreference.PRIMARY)
         self.database = self._database_of(client)
         self.jobs = self.database[f"{prefix}jobs"]
+        self.claimed = self.jobs.with_options(codec_options=NAIVE)
+        """The jobs, read faster: their instants do not say that they are in UTC."""
         self.queues = self.database[f"{prefix}queues"]
         self.engines = self.database[f"{prefix}engines"]
         self.counters = self.database[f"{prefix}counters"]
         self.locks = self.database[f"{prefix}locks"]
         self.steps = self.database[f"{prefix}migrations"]
-        self.signals = self.database.get_collection(f"{prefix}signals", write_concern=AT_ONCE)
+        self.signals = self.database.get_collection(f"{prefix}signals", read_concern=MAJORITY)
 
     def _database_of(self, client: Any) -> Any:
         return client.get_database(self._access.database, CODEC, ReadPreference.PRIMARY, self._access.write_concern, LOCAL)
@@ -159,12 +164,17 @@ class MongoDatabase:
         if hello["maxWireVersion"] < OLDEST:
             raise ConfigError(f"MongoDB 4.4 or newer is needed; {self.where} is older")
         self.members = _members(hello)
-        self.transactions = bool(self.members) or hello.get("msg") == "isdbgrid"
+        self.transactions = bool(self.members)
 
     @property
     def command_timeout(self) -> float:
         """Seconds that a unit of work may take."""
         return self._access.command_timeout
+
+    @property
+    def await_ms(self) -> int:
+        """How long the server may wait for news; well below the time after which it counts as frozen."""
+        return round(1000 * min(AWAITED, self.command_timeout / 2))
 
     async def time(self) -> datetime:
         """The server's clock."""
@@ -172,9 +182,9 @@ class MongoDatabase:
         return said
 
     async def command(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Run a command that writes, without the driver's own retries."""
+        """Run a command that writes, without the driver's own retries. Instants come naive."""
         durable = {**command, "writeConcern": self._access.write_concern.document}
-        answer: Mapping[str, Any] = await self.database.command(durable, codec_options=CODEC)
+        answer: Mapping[str, Any] = await self.database.command(durable, codec_options=NAIVE)
         return answer
 
     async def advance(self, count: int) -> int:
@@ -187,9 +197,9 @@ class MongoDatabase:
         return last
 
     async def same_server(self, session: Any) -> bool:
-        """Whether the user's session speaks to the replica set that we speak to; taken for granted of others."""
+        """Whether the user's session speaks to the replica set that we speak to, or as we do through mongos."""
         theirs = _members(await session.client.get_database("admin", CODEC, ReadPreference.PRIMARY).command("hello"))
-        return not self.members or not theirs or bool(self.members & theirs)
+        return bool(self.members & theirs)
 
     async def within(self, seconds: float | None, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work, in at most so many seconds (None: as many as a unit of work may take)."""
@@ -222,10 +232,11 @@ async def _undo(session: Any) -> None:
 
 
 def _members(hello: Mapping[str, Any]) -> frozenset[str]:
-    name = hello.get("setName")
-    return (
-        frozenset(f"{name}/{host}" for host in (*hello.get("hosts", ()), *hello.get("passives", ()))) if name else frozenset()
-    )
+    """The members of the replica set, by its name and theirs. (One mongos cannot be told from that of another cluster.)"""
+    if hello.get("msg") == MONGOS:
+        return frozenset([MONGOS])
+    hosts = (*hello.get("hosts", ()), *hello.get("passives", ()))
+    return frozenset(f"{hello['setName']}/{host}" for host in hosts) if "setName" in hello else frozenset()
 
 
 # What errors mean

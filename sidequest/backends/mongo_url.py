@@ -28,7 +28,7 @@ PASSED_ON = (
     "zlibCompressionLevel", *FILES,
 )  # fmt: skip
 """They mean what they mean to `mongosh`, and PyMongo reads them. Their case does not matter."""
-HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/@]+)(:\d{1,5})?")
+HOST = re.compile(r"(\[[^\[\]/@]+\]|[^\[\]:/@]+)(:\d{1,5})?")
 DATABASE = re.compile(r"[^/\\. \"$\0]{1,63}")
 
 ENGINE_POOL = 4
@@ -83,7 +83,7 @@ def read(url: DatabaseURL, role: str) -> Access:
         "appname": options.get("appName", f"sidequest {role}"),
     }
     return Access(
-        f"{url.target}?{urlencode(passed_on)}" if passed_on else url.target, client, _database(url), _driver(options),
+        f"{url.target}?{_query(passed_on)}" if passed_on else url.target, client, _database(url), _driver(options),
         _write_concern(options), connect_timeout, command_timeout,
         {name: options[name] for name in FILES if name in options},
     )  # fmt: skip
@@ -112,11 +112,16 @@ def _check_hosts(url: DatabaseURL) -> None:
         raise ConfigError("url: mongodb+srv:// takes one host, without a port: the others are found by way of DNS")
 
 
+def _query(options: Mapping[str, str]) -> str:
+    """What stands after the question mark. The colons and commas of `authMechanismProperties` are read before the rest."""
+    return urlencode(options, quote_via=quote, safe=":,")
+
+
 def _check(name: str, value: str) -> None:
     if name in FILES:
         return  # looked for when it is needed
     try:
-        split_options(f"{name}={quote(value)}", validate=True, warn=False)
+        split_options(_query({name: value}), validate=True, warn=False)
     except (PyMongoError, ValueError, TypeError) as error:
         raise ConfigError(f"url: {name}: {error}") from error
 

@@ -219,7 +219,7 @@ class MysqlBackend(SqlBackend):
 
     @asynccontextmanager
     async def _named_lock(self, session: MysqlSession) -> AsyncGenerator[None, None]:
-        """Of the session, not of its transaction: a statement that changes the schema commits that."""
+        """Of the session, not of a transaction: what changes the schema ends that, and what follows commits itself."""
         tables = f"{self._access.connect['db']}/{self.url.prefix}"
         lock = {"name": f"sidequest:{hashlib.sha256(tables.encode()).hexdigest()[:32]}", "seconds": MIGRATION_TIMEOUT - 1}
         ((locked,),) = await session.fetch("SELECT GET_LOCK(:name, :seconds)", lock)

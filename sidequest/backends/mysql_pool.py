@@ -121,16 +121,25 @@ class Pool:
 @asynccontextmanager
 async def borrowed(pool: Any, where: str, patience: float) -> AsyncGenerator[Any, None]:
     """A connection of the app's own aiomysql pool or AsyncEngine, until the block ends; statements commit themselves."""
-    async with (
-        _from_pool(pool, where, patience) if isinstance(pool, aiomysql.Pool) else _from_engine(pool, where) as connection
-    ):
-        commits = connection.get_autocommit()
-        await _set_autocommit(connection, commits, True, where)
+    async with (_from_pool if isinstance(pool, aiomysql.Pool) else _from_engine)(pool, where, patience) as connection:
+        committing = connection.get_autocommit()
+        try:
+            async with connection.cursor() as cursor:
+                await cursor.execute("SET autocommit = 1")
+        except DRIVER_ERRORS as error:
+            raise translated(error, where) from error
         try:
             yield connection
         finally:
-            if not connection.closed:
-                await _set_autocommit(connection, True, commits, where)
+            if not committing and not connection.closed:
+                await _stop_committing(connection)
+
+
+async def _stop_committing(connection: Any) -> None:
+    try:
+        await connection.autocommit(False)
+    except DRIVER_ERRORS:  # what was done on it is done
+        connection.close()
 
 
 @asynccontextmanager
@@ -147,10 +156,11 @@ async def _from_pool(pool: Any, where: str, patience: float) -> AsyncGenerator[A
 
 
 @asynccontextmanager
-async def _from_engine(engine: Any, where: str) -> AsyncGenerator[Any, None]:
+async def _from_engine(engine: Any, where: str, patience: float) -> AsyncGenerator[Any, None]:
     """The driver's connection inside: what is done on it is ours to commit, not SQLAlchemy's."""
     try:
-        sqlalchemy = await engine.connect()
+        async with asyncio.timeout(patience):
+            sqlalchemy = await engine.connect()
     except Exception as error:
         raise translated(getattr(error, "orig", None) or error, where) from error
     try:
@@ -162,12 +172,3 @@ async def _from_engine(engine: Any, where: str) -> AsyncGenerator[Any, None]:
                 await sqlalchemy.invalidate()
     finally:
         await sqlalchemy.close()
-
-
-async def _set_autocommit(connection: Any, now: bool, wanted: bool, where: str) -> None:
-    if now != wanted:
-        try:
-            await connection.autocommit(wanted)
-        except DRIVER_ERRORS as error:
-            connection.close()
-            raise translated(error, where) from error

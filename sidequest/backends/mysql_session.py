@@ -47,9 +47,12 @@ BEGIN = ("BEGIN",)
 BEGIN_ANYWHERE = ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "BEGIN")
 """On a connection whose own level we do not know."""
 OPENING = (
-    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; "  # a stricter level locks gaps, and claims meet there
-    "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = 5, {limits}"
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+    "SET autocommit = 1, time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
+    "innodb_lock_wait_timeout = 5, {limits}"
 )
+"""A stricter level locks gaps, and claims meet there. The driver takes it from a server's greeting that it commits by
+itself, which does not say how the server is set."""
 CONVERTERS = {**decoders, FIELD_TYPE.DATETIME: datetime.fromisoformat}
 """The driver's own takes a DATETIME apart in Python, five times slower."""
 

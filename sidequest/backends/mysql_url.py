@@ -31,7 +31,7 @@ class Access:
     """How to reach the server."""
 
     connect: Mapping[str, Any]
-    """The keyword arguments of an aiomysql connection: where, who, and which database."""
+    """The keyword arguments of an aiomysql connection: where, who, which database, and what for."""
     tls: Mapping[str, str]
     """The options of TLS; empty for none."""
     connect_timeout: float
@@ -49,6 +49,8 @@ class Access:
         except OSError as error:  # an SSLError is one too
             files = ", ".join(f"{name}={value}" for name, value in self.tls.items() if name != "ssl_mode")
             raise ConfigError(f"url: {files} cannot be used: {error}") from error
+        # From Python 3.13 on it is strict about the form of certificates, and refuses those that MySQL makes for itself.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context.check_hostname = self.tls["ssl_mode"] == "verify_identity"
         context.verify_mode = ssl.CERT_REQUIRED if self.tls["ssl_mode"] in VERIFIED else ssl.CERT_NONE
         return context
@@ -59,7 +61,7 @@ def read(url: DatabaseURL, role: str) -> Access:
     url.refuse_unknown_options(OPTIONS)
     pool_size = _number(url, "pool_size", APP_POOL, 1, 1000, int, "a whole number")
     return Access(
-        connect=_where(url),
+        connect={**_where(url), "program_name": f"sidequest {role}"},
         tls=_tls(url.options),
         connect_timeout=_number(url, "connect_timeout", CONNECT_TIMEOUT, 0.01, 600, float, "a number of seconds"),
         command_timeout=_number(url, "command_timeout", COMMAND_TIMEOUT, 0.01, 3600, float, "a number of seconds"),

@@ -22,7 +22,7 @@ from asyncpg.pool import PoolConnectionProxy  # type: ignore[import-untyped]
 
 from sidequest.backends import postgres_url
 from sidequest.backends.base import Clock
-from sidequest.backends.changes import Group, assignments, guard, listed, row_values, values
+from sidequest.backends.changes import Group, assignments, guard, listed
 from sidequest.backends.postgres_pool import borrowed, close_pool, listen, make_pool
 from sidequest.backends.postgres_session import PostgresSession, as_numbered, at_open, translated
 from sidequest.backends.rows import CLAIMED, INSERTED, claimed_job
@@ -134,7 +134,8 @@ class PostgresBackend(SqlBackend):
     # Telling engines that there is work
 
     async def announce(self) -> None:
-        await self.autocommit(lambda session: session.fetch("SELECT pg_notify(:channel, '')", {"channel": self._channel}))
+        # as if it were read: whoever stops meanwhile need not wait for the end of it, as of a write
+        await self.fetch("SELECT pg_notify(:channel, '')", {"channel": self._channel})
 
     async def listen(self, heard: Callable[[], None]) -> None:
         if self.pool is None and self._access.prepared_statements:  # else there is no connection that stays ours
@@ -280,9 +281,11 @@ class PostgresBackend(SqlBackend):
     async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
         shape, members = group
         ordered = sorted(members, key=lambda change: change.id)  # two writers of the same jobs do not deadlock
-        rows = [values(change, now, self.to_column) for change in ordered]
-        names = ("the_id", "the_lease", *row_values(shape))
-        asked = _arrays(names, rows) | ({"now": rows[0]["now"]} if "now" in rows[0] else {})
+        asked: dict[str, Any] = {name: [change.columns[name] for change in ordered] for name in shape.columns}
+        if "available_at" in asked:
+            asked["ready"] = [due <= now for due in asked["available_at"]]
+        asked |= {"the_id": [change.id for change in ordered], "the_lease": [change.lease for change in ordered]}
+        names = tuple(asked)
         # Behind OFFSET 0, and with a comparison that no index serves, the lease is no way into the table: with
         # stale statistics the planner took it for one, and read the engine's whole past for each row.
         statement = (
@@ -290,7 +293,7 @@ class PostgresBackend(SqlBackend):
             f"FROM (SELECT * FROM {_rows_of(names)} OFFSET 0) r "
             f"WHERE j.id = r.new_the_id AND j.lease IS NOT DISTINCT FROM r.new_the_lease AND {guard(shape)} RETURNING j.id"
         )
-        written = {id for (id,) in await session.fetch(statement, asked)}
+        written = {id for (id,) in await session.fetch(statement, {**asked, "now": now})}
         return [change.id for change in members if change.id not in written]
 
     def among(self, ids: Sequence[int]) -> tuple[str, Values]:

@@ -64,6 +64,8 @@ async def _from_pool(pool: Any, where: str, patience: float, meaning: Meaning) -
 
 async def _release(pool: Any, connection: Any) -> None:
     try:
+        if connection.is_closed():
+            connection.terminate()  # before 0.32 a pool forgets some of the connections that it lost
         async with asyncio.timeout(GRACE):
             await pool.release(connection)
     except DRIVER_ERRORS:  # it is in no state to be used again, and what was done on it is done

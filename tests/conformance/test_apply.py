@@ -175,6 +175,13 @@ async def test_every_column_that_a_change_may_name_is_written(backend, insert, c
     assert await backend.get(held.id) == as_read(before, full | none)
 
 
+async def test_a_change_that_changes_nothing_is_written_all_the_same(backend, insert, claim):
+    await insert(*(NewJob("shop:pay") for _ in range(3)))
+    same = [Change(job.id, "l1", (State.CLAIMED,), State.CLAIMED, {"crashes": 0}) for job in await claim(3)]
+    assert await backend.apply(same[:1]) == frozenset()
+    assert await backend.apply(same) == frozenset()
+
+
 async def test_columns_not_named_stay(backend, insert, claim, clock, tick):
     await insert(tags=("a",), meta="{}")
     (held,) = await claim()

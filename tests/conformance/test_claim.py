@@ -120,7 +120,9 @@ async def test_only_waiting_jobs_are_claimed(backend, insert, claim, state):
 async def test_queue_names_are_told_apart_by_case_and_in_full(insert, claim):
     await insert(queue="Mail")
     await insert(queue="mail2")
-    assert list(await claim(10, queue="mail")) == []
+    for room in (1, 10):
+        for queue in ("mail", "MAIL", "Mail2", "mai", "mail ", "mail%", "m___"):
+            assert list(await claim(room, queue=queue)) == []
 
 
 async def test_a_job_back_in_waiting_is_claimed_again_with_the_next_attempt(backend, insert, claim, clock, chance):

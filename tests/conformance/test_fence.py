@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import product
 
 import pytest
 
@@ -126,6 +127,18 @@ async def test_one_refused_change_does_not_hold_up_the_others(backend, insert, c
     assert await backend.apply(batch) == {held[7].id, 999_999}
     left = [job.id for job in await backend.held_by("e1", 100)]
     assert left == [held[7].id, held[30].id]
+
+
+async def test_one_wrong_lease_does_not_hold_up_the_others(backend, insert, claim, clock, chance):
+    """Wherever it stands, and although all else is the same."""
+    left: list[int] = []
+    for place, lease in product((0, 3, 9), ("stolen", None)):
+        await insert(*(NewJob("shop:pay") for _ in range(10)))
+        batch = [transitions.finish(job, DONE, clock.time, clock.time, chance) for job in await claim(10)]
+        batch[place] = batch[place]._replace(lease=lease)
+        left.append(batch[place].id)
+        assert await backend.apply(batch) == {left[-1]}
+        assert [job.id for job in await backend.held_by("e1", 100)] == left
 
 
 async def test_refused_changes_of_every_shape_in_one_batch_are_told_exactly(backend, insert, claim, clock, chance):

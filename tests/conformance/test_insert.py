@@ -92,6 +92,14 @@ async def test_ids_are_never_used_again(backend, insert):
     assert first < second < third
 
 
+async def test_ids_rise_however_jobs_come(insert):
+    """One by one, and many at once."""
+    ids: list[int] = []
+    for number in (1, 1, 1, 30, 1, 1, 2, 1, 700, 1, 1):
+        ids += await insert(*(NewJob("shop:pay") for _ in range(number)))
+    assert ids == sorted(set(ids))
+
+
 async def test_a_bulk_with_one_bad_job_stores_nothing(backend, insert):
     await insert()
     with pytest.raises(Exception, match="."):
@@ -129,20 +137,9 @@ async def test_an_existing_queue_keeps_its_settings(backend, connect):
     assert await backend.list_queues() == [QueueRecord("mail", 7, 1)]
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "ünïcödé — 漢字 — 🦄 — e\u0301 — \u202e",
-        "' ; DROP TABLE sidequest_jobs; -- :name %s ? {prefix} $1",
-        '\\"quoted\\"\n\t\x01\x7f',
-        "",
-        "x" * (1024 * 1024 - 20),
-        "漢" * (340 * 1024),
-    ],
-    ids=["unicode", "hostile", "quoted", "empty", "mebibyte", "mebibyte of three-byte letters"],
-)
-async def test_args_and_meta_travel_unchanged(backend, insert, claim, value):
-    text = json.dumps({"args": [value]}, ensure_ascii=False)
+@pytest.mark.parametrize("letter", ["x", "漢"])
+async def test_a_mebibyte_of_args_and_of_meta_travels_unchanged(backend, insert, claim, letter):
+    text = json.dumps({"args": [letter * ((1024 * 1024 - 20) // len(letter.encode()))]}, ensure_ascii=False)
     (id,) = await insert(args=text, meta=text)
     record = await backend.get(id)
     (held,) = await claim()

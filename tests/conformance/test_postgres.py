@@ -27,6 +27,7 @@ from sidequest.jobs.outcome import Completed, Failed, JobError, Released, Stoppe
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import NewJob
 from sidequest.jobs.states import State
+from tests.servers.pooler import Pooler
 
 pytestmark = pytest.mark.parametrize("database", ["postgres"], indirect=True)
 ANY = QueueRecord("*")
@@ -131,8 +132,9 @@ async def test_a_closed_store_is_unavailable_and_can_be_opened_again(store):
 
 
 async def test_a_cancelled_open_leaves_nothing_behind(make, foreign):
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # of asyncpg's own futures some are never awaited
     for steps in range(40):
-        store = make("?sslmode=disable")  # asyncpg's own way to TLS complains when it is cancelled
+        store = make()
         task = asyncio.ensure_future(store.open())
         for _ in range(steps):
             await asyncio.sleep(0)
@@ -310,6 +312,40 @@ async def test_without_a_connection_of_its_own_nobody_listens(make):
     async with asyncio.timeout(5):
         await plain.listen(lambda: pytest.fail("heard something"))
     await plain.announce()
+
+
+async def test_all_works_where_each_transaction_runs_on_another_connection(make, url, foreign, chance):
+    async with Pooler(url).running() as pooled:
+        stores = [make("?prepared_statements=off&schema=jobs", url=pooled) for _ in range(3)]
+        for store in stores:
+            await store.open()
+        applied = await asyncio.gather(*(store.migrate() for store in stores))
+        assert sorted(len(names) for names in applied) == [0, 0, 1]
+
+        async def work(number: int) -> int:
+            await stores[number].insert([NewJob("shop:pay")] * 10, ANY)
+            await stores[number].insert([NewJob("shop:pay")] * 1_000, ANY)
+            held = await stores[number].claim(f"e{number}", f"l{number}", {"default": 500})
+            await stores[number].save_progress([(job.id, job.lease, "{}") for job in held[:5]])
+            ends = [transitions.finish(job, Completed("1"), store.now(), store.now(), chance) for job in held]
+            assert await stores[number].apply(ends) == frozenset()
+            await stores[number].announce()
+            return len(held)
+
+        ended = sum(await asyncio.gather(*(work(number) for number in range(3))))
+        assert (await stores[0].count(JobFilter()))[State.COMPLETED] == ended == 1_500
+        left = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE "
+        assert await foreign.fetchval(f"{left} datname = current_database())") == 0
+        for store in stores:
+            await store.close()
+
+
+async def test_a_pooler_that_refuses_our_settings_is_told_how_to_be_used(make, url):
+    async with Pooler(url).running() as pooled:
+        with pytest.raises(
+            BackendUnavailable, match=r"\(08P01\); a PgBouncer that pools transactions needs \?prepared_statements=off"
+        ):
+            await make(url=pooled).open()
 
 
 # What stands in the tables

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from sidequest.backends.base import JobFilter
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed, Failed, JobError
@@ -179,15 +177,22 @@ async def test_all_conditions_must_hold(backend, insert, clock, tick):
         assert await ids_of(backend, **{**fitting, name: value}) == [], name
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        "'; DROP TABLE sidequest_jobs; --", '"', "\\", "%", ":name", "{prefix}", "$1", "%s", "?", "🦄", "\U0010ffff",
-        "$where", "\n",
-    ],
-)  # fmt: skip
-async def test_hostile_filters_are_data(backend, insert, hostile):
+async def test_hostile_filters_are_data(backend, insert):
     (id,) = await insert()
-    for field in ("queue", "name", "tag", "text"):
-        assert await ids_of(backend, **{field: hostile}) == []
+    for hostile in (
+        "'; DROP TABLE sidequest_jobs; --",
+        '"',
+        "\\",
+        "%",
+        ":name",
+        "{prefix}",
+        "$1",
+        "$where",
+        "%s",
+        "?",
+        "🦄",
+        "\n",
+    ):
+        for field in ("queue", "name", "tag", "text"):
+            assert await ids_of(backend, **{field: hostile}) == [], (field, hostile)
     assert await ids_of(backend) == [id]

@@ -12,9 +12,10 @@ from datetime import timedelta
 
 import pytest
 
+from sidequest.backends import sql
 from sidequest.backends.base import JobFilter
 from sidequest.backends.rows import INSERTED, insert_row
-from sidequest.backends.session import Session
+from sidequest.backends.session import Session, transaction
 from sidequest.backends.sql import SqlBackend
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed
@@ -68,6 +69,33 @@ async def test_a_claim_of_several_queues_waits_for_none(backend, insert, connect
         await lock(session, rival, ids[0], ids[2], ids[3])
         async with asyncio.timeout(SOON):
             assert [job.id for job in await backend.claim("e1", "l1", {"b": 2, "a": 2})] == [ids[1]]
+
+
+async def test_a_claim_that_is_not_over_holds_up_nobody(backend, insert, claim, connect, clock, monkeypatch):
+    """Where a claim is a transaction of several statements, stopped here before it commits."""
+    rival, go_on = await connect(), asyncio.Event()
+    ids = await insert(*(NewJob("shop:pay") for _ in range(4)), NewJob("shop:later", delay=timedelta(seconds=1)))
+
+    async def stopped(session: Session, work):
+        async def work_and_wait(session: Session):
+            answer = await work(session)
+            await go_on.wait()
+            return answer
+
+        return await transaction(session, work_and_wait)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sql, "transaction", stopped)
+        first = asyncio.ensure_future(rival.claim("e1", "l1", {"default": 2}))
+        await asyncio.sleep(SENT)
+    clock.advance(seconds=1)
+    async with asyncio.timeout(SOON):
+        first_in_line, last_in_line = await insert(NewJob("shop:pay", priority=1), NewJob("shop:pay", priority=-1))
+        assert [job.id for job in await claim(2, lease="l2")] == [first_in_line, ids[2]]
+        assert await backend.promote(9) == 1
+        assert [job.id for job in await claim(9, lease="l2")] == [ids[3], ids[4], last_in_line]
+    go_on.set()
+    assert [job.id for job in await first] == ids[:2]
 
 
 async def test_a_promotion_goes_past_jobs_that_another_transaction_holds(backend, insert, claim, connect, clock):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -32,48 +33,68 @@ TEXTS = {
 }
 
 
-@pytest.fixture(params=TEXTS.values(), ids=TEXTS)
-def text(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
+SAID = [json.dumps(["<", text, ">"], ensure_ascii=False) for text in TEXTS.values()]
 
 
-async def test_what_is_enqueued_travels_unchanged(backend, insert, claim, text):
-    said = json.dumps([text], ensure_ascii=False)
-    (id,) = await insert(args=said, meta=said)
-    record = await backend.get(id)
-    (held,) = await claim()
-    assert (record.args_json, record.meta_json, held.args, held.meta) == (said, said, said, said)
+async def test_what_is_enqueued_travels_unchanged(backend, insert, claim):
+    ids = [*await insert(*(NewJob("shop:pay", said, meta=said) for said in SAID))]
+    for said in SAID:
+        ids += await insert(NewJob("shop:alone", said, meta=said))
+    said = [(said, said) for said in SAID] * 2
+    assert [(job.args_json, job.meta_json) for job in await backend.get_many(ids)] == said
+    assert [(job.args, job.meta) for job in await claim(99)] == said
 
 
-async def test_what_a_job_leaves_behind_travels_unchanged(backend, insert, claim, clock, chance, text):
-    (id,) = await insert()
-    (held,) = await claim()
-    progress, error = Progress(1, 2, text), JobError("error", text, text, text)
-    await backend.save_progress([(id, "l1", progress.to_json())])
-    assert (await backend.get(id)).progress == progress
-    await backend.apply([transitions.finish(held, Errored(error), clock.time, clock.time, chance)])
-    clock.advance(days=1)
-    await backend.promote(1)
-    (again,) = await claim(lease="l2")
-    result = json.dumps(text, ensure_ascii=False)
-    await backend.apply([transitions.finish(again, Completed(result), clock.time, clock.time, chance)])
-    record = await backend.get(id)
-    (end,), _ = await backend.ends([id])
-    assert (record.result_json, record.errors_json, end.result, end.errors) == (result, again.errors, result, again.errors)
-    assert [(said.type, said.message, said.trace) for said in record.errors] == [(text, text, text)]
+async def test_what_a_job_leaves_behind_travels_unchanged(backend, insert, claim, clock, chance):
+    """In one batch for all, so that texts stand beside each other."""
+    await insert(*(NewJob("shop:pay") for _ in SAID))
+    held = await claim(99)
+    progress = [Progress(1, 2, text) for text in TEXTS.values()]
+    await backend.save_progress([(job.id, "l1", said.to_json()) for job, said in zip(held, progress, strict=True)])
+    assert [job.progress for job in await backend.list_after(0, None, 99)] == progress
+    errors = [Errored(JobError("error", text, text, text), timedelta(0)) for text in TEXTS.values()]
+    for outcomes in (errors, [Completed(said) for said in SAID]):
+        ends = [transitions.finish(job, end, clock.time, clock.time, chance) for job, end in zip(held, outcomes, strict=True)]
+        assert await backend.apply(ends) == frozenset()
+        held = await claim(99, lease="l2") or held
+    records = await backend.get_many([job.id for job in held])
+    assert [[(said.type, said.message, said.trace) for said in job.errors] for job in records] == [
+        [(text, text, text)] for text in TEXTS.values()
+    ]
+    found, _ = await backend.ends([job.id for job in held])
+    assert [job.result_json for job in records] == [end.result for end in found] == SAID
+    assert [job.errors_json for job in records] == [end.errors for end in found] == [job.errors for job in held]
 
 
-async def test_an_engine_may_be_on_any_host(backend, clock, text):
-    await backend.register_engine("e1", text[:60], 1, "1", "*")
-    assert await backend.list_engines() == [EngineRecord("e1", text[:60], 1, "1", "*", clock.time, clock.time, 0)]
+@pytest.mark.parametrize("state", [None, State.WAITING, State.FAILED])
+async def test_text_is_never_an_expression(backend, insert, claim, clock, state):
+    """Neither with a due time nor without one: moves to waiting and moves of the due time are statements of their own."""
+    for said in ("$state", "$$NOW", "$$REMOVE", ":now", "%s", "%(now)s", "NULL", "now()", "{0}", "{prefix}"):
+        for columns in ({}, {"available_at": clock.time}):
+            await insert(priority=1)
+            (held,) = await claim(lease=said)
+            texts = {"errors": said, "result": said, "engine": said}
+            assert not await backend.apply([Change(held.id, said, (State.CLAIMED,), state, texts | columns)])
+            record = await backend.get(held.id)
+            assert (record.errors_json, record.result_json, record.engine, record.lease) == (said,) * 4
+            await backend.apply([Change(held.id, said, (record.state,), State.COMPLETED, {})])
 
 
-async def test_text_is_found_as_it_is_stored(backend, insert, text):
-    said = json.dumps(["<", text, ">"], ensure_ascii=False)
-    ids = await insert(NewJob("shop:a", said), NewJob("shop:b", '["<", "another", ">"]'))
-    found = await backend.list_jobs(JobFilter(text=json.dumps(text, ensure_ascii=False)), 9)
-    assert [job.id for job in found] == [ids[0]]
+async def test_an_engine_may_be_on_any_host(backend, clock):
+    hosts = [
+        EngineRecord(f"e{n:02}", text[:60], 1, "1", "*", clock.time, clock.time, 0) for n, text in enumerate(TEXTS.values())
+    ]
+    for engine in hosts:
+        await backend.register_engine(engine.id, engine.host, engine.pid, engine.version, engine.queues)
+    assert await backend.list_engines() == hosts
+
+
+async def test_text_is_found_as_it_is_stored(backend, insert):
+    ids = await insert(*(NewJob("shop:pay", said) for said in SAID))
+    for text in TEXTS.values():
+        part = json.dumps(text, ensure_ascii=False)
+        found = await backend.list_jobs(JobFilter(text=part), 99)
+        assert [job.id for job in found] == [id for id, said in zip(ids, SAID, strict=True) if part in said], part
 
 
 async def test_letters_that_look_alike_are_told_apart(backend, insert):
@@ -82,16 +103,30 @@ async def test_letters_that_look_alike_are_told_apart(backend, insert):
         assert [job.id for job in await backend.list_jobs(JobFilter(text=text), 9)] == [ids[n] for n in found], text
 
 
-@pytest.mark.parametrize(
-    "said", [r'"\u0000"', r'"\ud800"', '""', "0", "-0.0", "1e400", "false", "null", '"null"', '"12"', " [ ] "]
-)
-async def test_json_is_carried_and_not_understood(backend, insert, claim, clock, chance, said):
-    (id,) = await insert(args=said, meta=said)
-    (held,) = await claim()
-    await backend.apply([transitions.finish(held, Completed(said), clock.time, clock.time, chance)])
-    record = await backend.get(id)
-    (end,), _ = await backend.ends([id])
-    assert (held.args, held.meta, record.args_json, record.meta_json, record.result_json, end.result) == (said,) * 6
+async def test_json_is_carried_and_not_understood(backend, insert, claim, clock, chance):
+    said = [
+        r'"\u0000"',
+        r'"\ud800"',
+        '""',
+        "0",
+        "-0.0",
+        "1e400",
+        "false",
+        "null",
+        '"null"',
+        '"12"',
+        " [ ] ",
+        '{"b":1,"a":1,"b":2}',
+    ]
+    ids = await insert(*(NewJob("shop:pay", text, meta=text) for text in said))
+    held = await claim(99)
+    ends = [transitions.finish(job, Completed(job.args), clock.time, clock.time, chance) for job in held]
+    assert await backend.apply(ends) == frozenset()
+    assert [(job.args, job.meta) for job in held] == [(text, text) for text in said]
+    records = await backend.get_many(ids)
+    assert [(job.args_json, job.meta_json, job.result_json) for job in records] == [(text, text, text) for text in said]
+    found, _ = await backend.ends(ids)
+    assert [end.result for end in found] == said
 
 
 async def test_the_longest_names_are_kept_apart(backend, insert, claim):

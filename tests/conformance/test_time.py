@@ -27,6 +27,20 @@ async def test_due_is_exact_to_the_tick(backend, insert, clock, tick):
     assert await backend.promote(10) == 1
 
 
+async def test_a_job_is_not_due_before_its_time_however_short_that_is(backend, insert, claim, clock, tick):
+    """Also where the database cannot tell the two instants apart."""
+    soon = clock.time + timedelta(microseconds=1)
+    (new,) = await insert(at=soon)
+    (back,) = await insert(priority=1)
+    await claim()
+    await backend.apply([Change(back, "l1", (State.CLAIMED,), State.WAITING, {"available_at": soon})])
+    assert await backend.promote(10) == 0
+    assert list(await claim(10)) == []
+    clock.advance(tick)
+    assert await backend.promote(10) == 2
+    assert [job.id for job in await claim(10)] == [back, new]
+
+
 async def test_a_job_due_now_or_in_the_past_needs_no_promotion(insert, claim, clock):
     ids = await insert(
         NewJob("shop:a", at=clock.time),

@@ -44,7 +44,7 @@ async def test_a_restart_between_jobs_is_not_noticed(start, server: Server) -> N
 
 
 async def test_a_server_that_stands_still_for_a_while_costs_nothing_but_time(start, server: Server) -> None:
-    sq: Sidequest = await start(**QUICK)
+    await start(**QUICK)
     handle = await jobs.nap.enqueue(0.3)
     server.freeze()
     await asyncio.sleep(1)

@@ -1,7 +1,8 @@
 -- For MySQL and MariaDB alike. Each statement commits by itself, so each one can be run again after
--- an interrupted try. Instants are UTC. Texts compare byte by byte; where users ask for a name they
--- do so to the end of it, which needs another collation on each of the two: the usual one takes
--- 'mail' and 'mail ' for the same.
+-- an interrupted try. Instants are UTC.
+--
+-- Texts compare byte by byte. What is looked for does so to its end, which needs another collation
+-- on each of the two: with the usual one 'mail' and 'mail ' are the same.
 
 CREATE TABLE IF NOT EXISTS {prefix}jobs (
     id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -19,8 +20,8 @@ CREATE TABLE IF NOT EXISTS {prefix}jobs (
     backoff VARCHAR(100) NOT NULL,
     retry_delay_ms BIGINT NOT NULL,
     isolated TINYINT NOT NULL CHECK (isolated IN (0, 1)),
-    engine VARCHAR(100),
-    lease VARCHAR(100),
+    engine VARCHAR(100) /*!80017 COLLATE utf8mb4_0900_bin */ /*M!100600 COLLATE utf8mb4_nopad_bin */,
+    lease VARCHAR(100) /*!80017 COLLATE utf8mb4_0900_bin */ /*M!100600 COLLATE utf8mb4_nopad_bin */,
     inserted_at DATETIME(6) NOT NULL,
     claimed_at DATETIME(6),
     started_at DATETIME(6),
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS {prefix}jobs (
     interrupts INT NOT NULL,
     crashes INT NOT NULL,
     snoozes INT NOT NULL,
-    unique_lock VARCHAR(255),
+    unique_lock VARCHAR(255) /*!80017 COLLATE utf8mb4_0900_bin */ /*M!100600 COLLATE utf8mb4_nopad_bin */,
     tags LONGTEXT,
     progress LONGTEXT,
     meta LONGTEXT,
@@ -61,7 +62,7 @@ CREATE TABLE IF NOT EXISTS {prefix}queues (
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 CREATE TABLE IF NOT EXISTS {prefix}engines (
-    id VARCHAR(100) NOT NULL PRIMARY KEY,
+    id VARCHAR(100) /*!80017 COLLATE utf8mb4_0900_bin */ /*M!100600 COLLATE utf8mb4_nopad_bin */ NOT NULL PRIMARY KEY,
     host VARCHAR(255) NOT NULL,
     pid INT NOT NULL,
     version VARCHAR(100) NOT NULL,

@@ -1,0 +1,111 @@
+"""Judges all mutants, on servers that are started once, or that the environment names as for the tests."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.mutants import mongo, mysql, postgres, sql, sqlite
+from tests.mutants.mutant import Mutant
+from tests.mutants.trial import PACKAGE, ROOT, Verdict, copy_of, judge, run_tests
+from tests.servers.plugin import KINDS
+from tests.servers.process import Reaper
+from tests.servers.server import Unavailable
+
+TABLES: Mapping[str, Sequence[Mutant]] = {
+    "sqlite": (*sql.MUTANTS, *sqlite.MUTANTS),
+    "postgres": (*sql.MUTANTS, *postgres.MUTANTS),
+    "mariadb": (*sql.MUTANTS, *mysql.MUTANTS),
+    "mysql": mysql.MUTANTS,
+    "mongodb": mongo.MUTANTS,
+    "mongodb-standalone": mongo.MUTANTS,
+}
+"""The mutants of each database; what all SQL databases share is the same on both that speak MySQL's protocol."""
+
+
+def main() -> int:
+    options, began = arguments(), time.monotonic()
+    with copy_of(ROOT / PACKAGE) as package, servers(options.databases) as missing:
+        chosen = {
+            name: [mutant for mutant in TABLES[name] if name in (mutant.databases or TABLES) and options.only in str(mutant)]
+            for name in options.databases
+            if name not in missing
+        }
+        with ThreadPoolExecutor(options.parallel) as threads:
+            sound = threads.map(lambda name: passes_unmutated(package, name, chosen[name]), chosen)
+            work = [(name, mutant) for name, passes in zip(chosen, sound, strict=True) if passes for mutant in chosen[name]]
+            verdicts = list(threads.map(lambda one: judged(package, *one), work))
+    left_out = [] if os.environ.get("CI") == "true" else missing
+    unjudged = {*options.databases} - {name for name, _ in work} - {*left_out}
+    return report(verdicts, unjudged, time.monotonic() - began)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="See whether the conformance suite has teeth.")
+    parser.add_argument("--databases", metavar="NAMES", default=",".join(TABLES), help=f"of {', '.join(TABLES)}; default: all")
+    parser.add_argument("--only", metavar="WORD", default="", help="only mutants with this word in their name or file")
+    parser.add_argument(
+        "--parallel", metavar="N", type=int, default=os.cpu_count() or 1, help="runs at a time; default: %(default)s"
+    )
+    options = parser.parse_args()
+    options.databases = [name.strip() for name in options.databases.split(",")]
+    if unknown := {*options.databases} - {*TABLES}:
+        parser.error(f"--databases: there is no {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    return options
+
+
+@contextmanager
+def servers(names: Sequence[str]) -> Iterator[Mapping[str, str]]:
+    """Runs the servers, named to all that we start; gives those that cannot be had, and why."""
+    missing: dict[str, str] = {}
+    reaper = Reaper()
+    try:
+        for kind in KINDS:
+            if kind.name not in names:
+                continue
+            try:
+                server = kind(reaper)
+                server.open()
+            except Unavailable as why:
+                print(why)
+                missing[kind.name] = str(why)
+            else:
+                os.environ[kind.variable] = server.url
+        yield missing
+    finally:
+        reaper.close()
+
+
+def passes_unmutated(package: Path, database: str, mutants: Sequence[Mutant]) -> bool:
+    """Whether all tests that these mutants name are there, and pass on the package as it is."""
+    done = run_tests(package, database, sorted({test for mutant in mutants for test in mutant.tests}))
+    if done.returncode != 0:
+        print(f"{database}: the tests fail on the package as it is:\n{done.stdout}{done.stderr}", flush=True)
+    return done.returncode == 0
+
+
+def judged(package: Path, database: str, mutant: Mutant) -> Verdict:
+    verdict = judge(package, database, mutant)
+    print(verdict, flush=True)
+    return verdict
+
+
+def report(verdicts: Sequence[Verdict], unjudged: Collection[str], seconds: float) -> int:
+    """What is wrong, last, where it is seen; the exit code."""
+    bad = [verdict for verdict in verdicts if verdict.word != "caught"]
+    for database in sorted(unjudged):
+        print(f"NOT JUDGED: {database}")
+    for verdict in bad:
+        print(f"{verdict.word}: {verdict.mutant}, on {verdict.database}")
+    print(f"{len(verdicts) - len(bad)} of {len(verdicts)} mutants caught in {seconds:.0f} s")
+    return 1 if bad or unjudged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

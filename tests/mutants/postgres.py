@@ -1,0 +1,219 @@
+"""PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from tests.mutants.mutant import Mutant
+
+backend = partial(Mutant, file="backends/postgres.py")
+sessions = partial(Mutant, file="backends/postgres_session.py")
+schema = partial(Mutant, file="backends/migrations/postgres/0001_jobs_queues_engines.sql")
+
+MUTANTS: Sequence[Mutant] = (
+    # The fence
+    backend(
+        name="a change is written whoever holds the job",
+        before="AND j.lease IS NOT DISTINCT FROM r.new_the_lease AND",
+        after="AND",
+        seen_by="test_fence.py::test_a_former_owner_cannot_finish_what_another_holds",
+    ),
+    backend(
+        name="no lease matches any lease",
+        before="j.lease IS NOT DISTINCT FROM r.new_the_lease",
+        after="(r.new_the_lease IS NULL OR j.lease = r.new_the_lease)",
+        seen_by="test_fence.py::test_no_lease_matches_no_lease_only",
+    ),
+    backend(
+        name="the first fence stands for the whole batch",
+        before="WHERE j.id = r.new_the_id AND j.lease IS NOT DISTINCT FROM r.new_the_lease AND",
+        after="WHERE j.id = r.new_the_id AND j.lease IS NOT DISTINCT FROM (:the_lease::text[])[1] AND",
+        seen_by="test_fence.py::test_one_refused_change_does_not_hold_up_the_others",
+    ),
+    backend(
+        name="a job sent back for now is not claimable",
+        before='[due <= now for due in asked["available_at"]]',
+        after='[due < now for due in asked["available_at"]]',
+        seen_by="test_time.py::test_a_job_sent_back_for_now_is_claimable_at_once",
+    ),
+    # Claiming
+    backend(
+        name="a claim waits for another transaction",
+        before='f"ORDER BY priority DESC, available_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED) f',
+        after='f"ORDER BY priority DESC, available_at, id LIMIT {most} FOR NO KEY UPDATE) f',
+        seen_by="test_row_locks.py::test_a_claim_goes_past_jobs_that_another_transaction_holds",
+    ),
+    backend(
+        name="a claim locks nothing",
+        before='f"ORDER BY priority DESC, available_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED) f',
+        after='f"ORDER BY priority DESC, available_at, id LIMIT {most}) f',
+        seen_by="test_contention.py::test_each_job_goes_to_one_claimer_and_each_gets_them_in_order",
+    ),
+    backend(
+        name="the lowest priority goes first",
+        before='f"ORDER BY priority DESC, available_at, id LIMIT {most}',
+        after='f"ORDER BY priority, available_at, id LIMIT {most}',
+        seen_by="test_claim.py::test_no_more_than_the_room_and_the_first_in_order",
+    ),
+    backend(
+        name="the id counts before the time",
+        before='f"ORDER BY priority DESC, available_at, id LIMIT {most}',
+        after='f"ORDER BY priority DESC, id, available_at LIMIT {most}',
+        seen_by="test_claim.py::test_the_first_in_order_are_taken_whatever_their_ids",
+    ),
+    backend(
+        name="the claim is returned in any order",
+        before="ordered = sorted(rows, key=lambda row: (places[row[3]], -row[19], row[20], row[0]))",
+        after="ordered = rows",
+        seen_by="test_claim.py::test_order_is_priority_then_due_time_then_id",
+    ),
+    backend(
+        name="the queues of a claim are returned in any order",
+        before="(places[row[3]], -row[19], row[20], row[0])",
+        after="(-row[19], row[20], row[0])",
+        seen_by="test_claim.py::test_only_the_queues_asked_for_and_each_has_its_own_room",
+    ),
+    backend(
+        name="one more than there is room for",
+        before="f LIMIT q.room)",
+        after="f LIMIT q.room + 1)",
+        seen_by="test_claim.py::test_no_more_than_the_room_and_the_first_in_order",
+    ),
+    backend(
+        name="the attempt does not rise",
+        before="attempt = attempt + 1",
+        after="attempt = attempt",
+        seen_by="test_claim.py::test_a_claimed_job_carries_all_that_its_engine_needs",
+    ),
+    backend(
+        name="a claimed job stays ready",
+        before="SET state = 'claimed', ready = NULL,",
+        after="SET state = 'claimed',",
+        seen_by="test_claim.py::test_a_claimed_job_carries_all_that_its_engine_needs",
+    ),
+    backend(
+        name="the start of the attempt before stays",
+        before="started_at = NULL, progress = NULL WHERE",
+        after="progress = NULL WHERE",
+        seen_by="test_claim.py::test_a_claim_clears_start_and_progress_of_the_attempt_before",
+    ),
+    backend(
+        name="jobs are claimed before they are due",
+        before="WHERE ready AND queue = q.name ",
+        after="WHERE ready IS NOT NULL AND queue = q.name ",
+        seen_by="test_time.py::test_a_future_job_is_not_claimed_until_promoted",
+    ),
+    backend(
+        name="jobs of other queues are claimed",
+        before="WHERE ready AND queue = q.name ",
+        after="WHERE ready AND queue >= q.name ",
+        seen_by="test_claim.py::test_only_the_queues_asked_for_and_each_has_its_own_room",
+    ),
+    # Due times
+    backend(
+        name="a promotion waits for another transaction",
+        before="LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED",
+        after="LIMIT :limit FOR NO KEY UPDATE",
+        seen_by="test_row_locks.py::test_a_promotion_goes_past_jobs_that_another_transaction_holds",
+    ),
+    backend(
+        name="a job due this very instant is not promoted",
+        before="AND available_at <= :now",
+        after="AND available_at < :now",
+        seen_by="test_time.py::test_a_future_job_is_not_claimed_until_promoted",
+    ),
+    backend(
+        name="a promotion ignores its limit",
+        before="LIMIT :limit FOR",
+        after="LIMIT :limit * 100 FOR",
+        seen_by="test_time.py::test_promote_takes_the_earliest_first_up_to_its_limit",
+    ),
+    backend(
+        name="a promotion takes the latest first",
+        before="ORDER BY available_at, id LIMIT :limit",
+        after="ORDER BY available_at DESC, id LIMIT :limit",
+        seen_by="test_time.py::test_promote_takes_the_earliest_first_up_to_its_limit",
+    ),
+    backend(
+        name="microseconds are lost",
+        before="        return instant\n",
+        after="        return instant.replace(microsecond=instant.microsecond // 1000 * 1000)\n",
+        seen_by="test_insert.py::test_a_minimal_job_gets_the_documented_defaults",
+    ),
+    # Enqueueing
+    backend(
+        name="ids of a batch are returned in the wrong order",
+        before="ORDER BY number RETURNING id",
+        after="ORDER BY number DESC RETURNING id",
+        seen_by="test_insert.py::test_many_jobs_get_their_ids_in_order",
+    ),
+    backend(
+        name="ids of a copy are returned in the wrong order",
+        before="ids = [id for (id,) in found]",
+        after="ids = [id for (id,) in found][::-1]",
+        seen_by="test_insert.py::test_many_jobs_get_their_ids_in_order",
+    ),
+    backend(
+        name="a queue that exists is overwritten",
+        before="ON CONFLICT (name) DO NOTHING",
+        after="ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency",
+        seen_by="test_queues.py::test_an_existing_queue_is_not_created_again",
+    ),
+    backend(
+        name="everybody has created the queue",
+        before="return await session.execute(statement, row) == 1",
+        after="return await session.execute(statement, row) >= 0",
+        seen_by="test_queues.py::test_an_existing_queue_is_not_created_again",
+    ),
+    # Reading and counting
+    backend(
+        name="text is a pattern",
+        before="""f'strpos(lower({column} COLLATE "C"), lower(:{parameter} COLLATE "C")) > 0'""",
+        after="""f"{column} ILIKE '%' || :{parameter} || '%'\"""",
+        seen_by="test_reading.py::test_text_is_literal_and_ascii_case_does_not_matter",
+    ),
+    backend(
+        name="text is found in its own case only",
+        before="""f'strpos(lower({column} COLLATE "C"), lower(:{parameter} COLLATE "C")) > 0'""",
+        after='f"strpos({column}, :{parameter}) > 0"',
+        seen_by="test_reading.py::test_text_is_literal_and_ascii_case_does_not_matter",
+    ),
+    backend(
+        name="a part of a tag is enough",
+        before='"tags::jsonb ? :tag"',
+        after='"strpos(tags, :tag) > 0"',
+        seen_by="test_reading.py::test_filter_by_tag_finds_whole_tags_only",
+    ),
+    backend(
+        name="buckets ignore fractions of a second",
+        before="date_part('epoch', {column} -",
+        after="date_part('epoch', date_trunc('second', {column}) -",
+        seen_by="test_counts.py::test_jobs_are_counted_where_they_came_and_where_they_ended",
+    ),
+    schema(
+        name="names are ordered by the server's language",
+        before='CREATE TABLE {schema}{prefix}queues (\n    name text COLLATE "C" PRIMARY KEY',
+        after='CREATE TABLE {schema}{prefix}queues (\n    name text COLLATE "en-x-icu" PRIMARY KEY',
+        seen_by="test_queues.py::test_names_are_in_the_order_of_their_codes",
+    ),
+    # Transactions
+    backend(
+        name="a deletion does not lock what it looked at",
+        before='LOCK_ROWS: ClassVar[str] = " FOR UPDATE"',
+        after='LOCK_ROWS: ClassVar[str] = ""',
+        seen_by="test_row_locks.py::test_a_deletion_that_waited_spares_what_is_held_by_then",
+    ),
+    backend(
+        name="steps of the schema are applied without a lock",
+        before='await session.fetch("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))", {"name": self.steps})',
+        after="await asyncio.sleep(0)",
+        seen_by="test_migrations.py::test_many_migrating_at_once_apply_each_step_once",
+    ),
+    sessions(
+        name="a deadlock is no conflict",
+        before='CONFLICTS = frozenset({"40001", "40P01", "55P03"})',
+        after='CONFLICTS = frozenset({"40001", "55P03"})',
+        seen_by="test_contention.py::test_batches_that_cross_each_other_are_both_written",
+    ),
+)
