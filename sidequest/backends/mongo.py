@@ -242,7 +242,7 @@ class MongoBackend(Backend):
             async with await settle(database.signals.watch(max_await_time_ms=database.await_ms)) as stream:
                 heard()
                 while stream.alive:
-                    if await stream.try_next() is not None:
+                    if await database.next_signal(stream):
                         heard()
         except DRIVER_ERRORS as error:
             raise translated(error, self.url.shown) from error

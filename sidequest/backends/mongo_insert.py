@@ -7,7 +7,7 @@ would be in each other's way, and a queue without jobs harms nobody.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextvars import Context
 from typing import Any
 from weakref import WeakSet
@@ -15,7 +15,7 @@ from weakref import WeakSet
 import pymongo
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from sidequest.backends.mongo_documents import Document, new_documents, queue_fields
+from sidequest.backends.mongo_documents import BY_ID, Document, new_documents, queue_fields
 from sidequest.backends.mongo_ids import JobIds
 from sidequest.backends.mongo_session import DRIVER_ERRORS, GRACE, LARGEST_TRANSACTION, TRANSIENT, MongoDatabase, translated
 from sidequest.backends.server_time import ServerTime
@@ -99,18 +99,21 @@ async def _store_many(database: MongoDatabase, documents: Sequence[Document], se
     try:
         await database.jobs.insert_many(documents, session=session)
     except BaseException as error:
-        if session is None and not await _removed(database, [document["_id"] for document in documents]):
+        if session is None and not await _removed(database, documents):
             error.add_note("a part of the jobs may have been stored: this was no transaction")
         raise
 
 
-async def _removed(database: MongoDatabase, ids: Collection[int]) -> bool:
+async def _removed(database: MongoDatabase, documents: Sequence[Document]) -> bool:
     """Whether the jobs could be removed. It has a time of its own: that of the insert may be over."""
+    ours = {  # and not what has an id that should have been ours, and made the insert fail
+        "_id": {"$in": [document["_id"] for document in documents]}, "inserted_at": documents[0]["inserted_at"],
+    }  # fmt: skip
 
     async def remove() -> bool:
         try:
             with pymongo.timeout(GRACE):
-                await database.jobs.delete_many({"_id": {"$in": [*ids]}})
+                await database.jobs.delete_many(ours, hint=BY_ID)
         except DRIVER_ERRORS:
             return False
         return True

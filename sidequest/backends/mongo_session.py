@@ -33,7 +33,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 
 from sidequest.backends.mongo_url import Access
-from sidequest.backends.session import Conflict, T
+from sidequest.backends.session import PAUSE, Conflict, T
 from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
 
 DRIVER_ERRORS = (PyMongoError, BSONError, OverflowError, UnicodeEncodeError)
@@ -53,6 +53,8 @@ OLDEST = 9
 """The wire version of MongoDB 4.4: $unionWith, and hints for updates, came with it."""
 MONGOS = "isdbgrid"
 """What a router of a sharded cluster answers instead of a replica set's name."""
+FAREWELL = 1.0
+"""Seconds in which to tell the server that one goes; it is told twice."""
 GRACE = 5.0
 """Seconds for a transaction to be undone, and for a client to close."""
 LARGEST_TRANSACTION = 16 * 1024 * 1024
@@ -89,7 +91,7 @@ def make_client(access: Access) -> Any:
 
 async def close_client(client: Any) -> None:
     """Let go of the connections within `GRACE` seconds. Motor would keep the loop waiting."""
-    with suppress(*DRIVER_ERRORS, TimeoutError), pymongo.timeout(GRACE):
+    with suppress(*DRIVER_ERRORS, TimeoutError), pymongo.timeout(FAREWELL):
         async with asyncio.timeout(GRACE):
             await (client.close() if isinstance(client, AsyncMongoClient) else asyncio.to_thread(client.close))
 
@@ -203,11 +205,26 @@ class MongoDatabase:
 
     async def within(self, seconds: float | None, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work, in at most so many seconds (None: as many as a unit of work may take)."""
+        canceled = _cancellations()
         try:
             with pymongo.timeout(self._access.command_timeout if seconds is None else seconds):
-                return await work()
+                answer = await work()
         except DRIVER_ERRORS as error:
             raise translated(error, self.where) from error
+        if _cancellations() > canceled:  # PyMongo's async client may keep one to itself: Python 3.11's `wait_for` does
+            raise asyncio.CancelledError
+        return answer
+
+    async def next_signal(self, stream: Any) -> bool:
+        """Whether the stream of changes has one; False when there was none for `AWAITED` seconds."""
+        asked = asyncio.ensure_future(stream.try_next())
+        try:
+            await asyncio.wait([asked])
+        finally:
+            while not asked.done():  # canceled, perhaps more than once: see `within`
+                asked.cancel()
+                await asyncio.wait([asked], timeout=PAUSE)
+        return asked.result() is not None
 
     @asynccontextmanager
     async def transaction(self, *, wanted: bool = True) -> AsyncGenerator[Any, None]:
@@ -224,6 +241,12 @@ class MongoDatabase:
             if session.in_transaction:  # however late it is: what stays open is in everybody's way for a minute
                 await asyncio.create_task(_undo(session), context=Context())
             await session.end_session()
+
+
+def _cancellations() -> int:
+    """How often the running task was cancelled."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 async def _undo(session: Any) -> None:

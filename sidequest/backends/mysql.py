@@ -69,6 +69,7 @@ class MysqlBackend(SqlBackend):
     READY: ClassVar[str] = "ready = 1"
     NOT_YET: ClassVar[str] = "later = 1"
     CLAIM_ORDER: ClassVar[str] = "urgency, available_at, id"
+    SOME_ROWS: ClassVar[str] = " LIMIT 20000"
     LOCK_ROWS: ClassVar[str] = " FOR UPDATE"
     STEPS_TABLE: ClassVar[str] = (
         "CREATE TABLE IF NOT EXISTS {prefix}migrations "

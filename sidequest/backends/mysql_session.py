@@ -218,14 +218,25 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]
 
     async def _request_authentication(self) -> None:
         own: Any = self
-        if own._ssl_context is not None and not own.server_capabilities & CLIENT.SSL:
-            raise OperationalError(2026, "the server offers no TLS")
-        await super()._request_authentication()
+        try:
+            if own._ssl_context is not None and not own.server_capabilities & CLIENT.SSL:
+                raise OperationalError(2026, "the server offers no TLS")
+            await super()._request_authentication()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def encrypted(self) -> bool:
         own: Any = self
         return own._writer.get_extra_info("ssl_object") is not None
+
+    def close(self) -> None:
+        """At once: with TLS the driver's way is to wait for the server's goodbye, and nobody would be there to hear it."""
+        own: Any = self
+        if own._writer is not None:
+            own._writer.transport.abort()
+        super().close()
 
 
 class _Cursor(aiomysql.Cursor):  # type: ignore[misc]

@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from operator import itemgetter
 from typing import Any, ClassVar
 from weakref import WeakSet
 
@@ -40,8 +39,6 @@ OLDEST = 12
 """Generated columns came with 12."""
 MIGRATION_TIMEOUT = 3600.0
 """Seconds for one statement of a schema step, or for the turn to apply it: an index on a big table takes its time."""
-COPIED = 1_000
-"""Rows from which on COPY is worth its second statement."""
 TROUBLE = frozenset({State.FAILED, State.CANCELED})
 """The states that the column `trouble` tells."""
 TYPES = {
@@ -81,7 +78,7 @@ class PostgresBackend(SqlBackend):
         self._time = ServerTime(clock)
         self._turn = asyncio.Lock()
         self._open_pool: Any = None
-        self._database = ""
+        self._database: str | None = None
         self._checked: WeakSet[Any] = WeakSet()
 
     # Opening
@@ -185,7 +182,7 @@ class PostgresBackend(SqlBackend):
         if inside in self._checked:
             return
         ((database,),) = await session.fetch("SELECT current_database()")
-        if database != self._database:
+        if self._database not in (None, database):
             raise ValueError(f"connection is to the database {database!r}; the jobs are in {self.url.shown}")
         self._checked.add(inside)
 
@@ -218,8 +215,6 @@ class PostgresBackend(SqlBackend):
         return bool(found)
 
     async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
-        if len(rows) >= COPIED and isinstance(session, PostgresSession):
-            return await self._copy_jobs(session, rows)
         columns = ", ".join(INSERTED)
         if len(rows) == 1:
             parameters = ", ".join(f":{name}" for name in INSERTED)
@@ -233,16 +228,6 @@ class PostgresBackend(SqlBackend):
         for first in range(0, len(rows), self.AT_ONCE):
             part = rows[first : first + self.AT_ONCE]
             ids += [id for (id,) in await session.fetch(statement, _arrays(INSERTED, part))]
-        return ids
-
-    async def _copy_jobs(self, session: PostgresSession, rows: Sequence[Values]) -> Sequence[int]:
-        found = await session.fetch(
-            f"SELECT nextval('{self.jobs}_id_seq') FROM generate_series(1, :count)", {"count": len(rows)}
-        )
-        ids = [id for (id,) in found]
-        cells = itemgetter(*INSERTED)
-        records = [(id, *cells(row)) for id, row in zip(ids, rows, strict=True)]
-        await session.copy(self._access.schema, f"{self.url.prefix}jobs", ("id", *INSERTED), records)
         return ids
 
     async def insert_queue(self, session: Session, row: Values) -> bool:

@@ -73,18 +73,11 @@ class PostgresSession(Session):
         parameters = [[values[name] for name in names] for values in rows]
         return len(await self._answer(self._connection.fetchmany, text, parameters))
 
-    async def copy(self, schema: str | None, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        """Write the rows by COPY."""
-        copy = self._connection.copy_records_to_table
-        await self._answer(copy, table, schema_name=schema, columns=columns, records=rows)
-
-    async def _answer(self, ask: Callable[..., Awaitable[Any]], *arguments: Any, **named: Any) -> Any:
+    async def _answer(self, ask: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         try:
-            return await ask(*arguments, **named, timeout=self.timeout)
+            return await ask(*arguments, timeout=self.timeout)
         except DRIVER_ERRORS as error:
             raise translated(error, self._where) from error
-        except (OverflowError, TypeError, UnicodeError) as error:  # as they are, from a COPY
-            raise ValueError(f"{self._where} cannot take the value: {error}") from error
 
 
 def as_numbered(statement: str, values: Values) -> tuple[str, tuple[Any, ...]]:

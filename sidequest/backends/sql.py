@@ -33,9 +33,9 @@ from sidequest.backends.rows import (
     queue_record,
     queue_row,
 )
-from sidequest.backends.session import NO_VALUES, Row, Session, T, Values, Work, persist, to_the_end, transaction
+from sidequest.backends.session import NO_VALUES, Conflict, Row, Session, T, Values, Work, persist, to_the_end, transaction
 from sidequest.config import DatabaseURL
-from sidequest.errors import SidequestError
+from sidequest.errors import BackendUnavailable, SidequestError
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import ClaimedJob, JobEnd, JobRecord, NewJob
 from sidequest.jobs.states import State
@@ -59,6 +59,8 @@ class SqlBackend(Backend):
     """In which order jobs of a queue are claimed, literally as the claim index has it."""
     AT_ONCE: ClassVar[int] = 1
     """How many rows `insert_jobs` inserts, and how many changes `write_group` writes, in one statement."""
+    SOME_ROWS: ClassVar[str] = ""
+    """What a DELETE ends with so that it stops before it takes longer than a statement may; it is repeated."""
     LOCK_ROWS: ClassVar[str]
     """What a SELECT ends with so that nobody changes its rows before the transaction ends."""
     STEPS_TABLE: ClassVar[str]
@@ -244,7 +246,10 @@ class SqlBackend(Backend):
         fresh = sorted({job.queue for job in jobs} - self._known_queues)
         queues = [queue_row(QueueRecord(name, *_settings(queue_defaults)), now, self.to_column) for name in fresh]
         if session is not None:  # the transaction is the user's: no retry, and nothing is known until it commits
-            return await self._insert_all(session, queues, rows)
+            try:
+                return await self._insert_all(session, queues, rows)
+            except Conflict as conflict:
+                raise BackendUnavailable(f"the transaction met another one, and has to begin anew: {conflict}") from conflict
         run = self.transact if queues or len(rows) > self.AT_ONCE else self.autocommit
         ids = await run(partial(self._insert_all, queues=queues, rows=rows))
         self._known_queues.update(fresh)
@@ -493,8 +498,9 @@ class SqlBackend(Backend):
     async def _purge(self, session: Session, name: str) -> int:
         deleted = 0
         for waiting in (self.NOT_YET, self.READY):  # in this order: what is promoted in between is seen by the second
-            statement = f"DELETE FROM {self.jobs} WHERE {waiting} AND queue = :queue"
-            deleted += await session.execute(statement, {"queue": name})
+            statement = f"DELETE FROM {self.jobs} WHERE {waiting} AND queue = :queue{self.SOME_ROWS}"
+            while piece := await session.execute(statement, {"queue": name}):
+                deleted += piece
         return deleted
 
 

@@ -207,13 +207,19 @@ async def test_columns_not_named_stay(backend, insert, claim, clock, tick):
 async def test_a_batch_with_a_value_that_cannot_be_stored_writes_nothing(backend, insert, claim):
     await insert(*(NewJob("shop:pay") for _ in range(4)))
     held = await claim(4)
-    batch = [Change(job.id, "l1", (State.CLAIMED,), None, {"crashes": 1}) for job in held[:2]]
-    batch += [Change(job.id, "l1", (State.CLAIMED,), State.FAILED, {"snoozes": 2**70}) for job in held[2:]]
+    batch = [
+        Change(held[0].id, "l1", (State.CLAIMED,), None, {"crashes": 1}),
+        Change(held[1].id, "l1", (State.CLAIMED,), State.WAITING, {}),
+        Change(held[2].id, "l1", (State.CLAIMED,), None, {"crashes": 1}),
+        Change(held[3].id, "l1", (State.CLAIMED,), State.FAILED, {"snoozes": 2**70}),
+    ]
     with pytest.raises(Exception, match="."):
         await backend.apply(batch)
     assert list(await backend.held_by("e1", 9)) == list(held)
-    assert await backend.apply(batch[:2]) == frozenset()
-    assert [job.crashes for job in await backend.held_by("e1", 9)] == [1, 1, 0, 0]
+    assert await backend.apply(batch[:3]) == frozenset()
+    assert [(job.id, job.crashes) for job in await backend.held_by("e1", 9)] == [
+        (held[0].id, 1), (held[2].id, 1), (held[3].id, 0),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("columns", [{"nonsense": 1}, {"state": "failed"}, {"id": 7}, {"args = '' --": 1}, {}])

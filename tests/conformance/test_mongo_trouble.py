@@ -137,7 +137,7 @@ async def test_a_queue_whose_candidates_are_all_lost_is_looked_at_again_and_othe
 @pytest.mark.parametrize("room", [2, 3])
 async def test_a_claimed_job_is_as_it_was_when_it_was_claimed(make, store, in_between, room):
     rival = await make()
-    (id, *_) = await store.insert(ONE * 2, ANY)
+    id, _ = await store.insert([NewJob("shop:pay", priority=1), NewJob("shop:pay")], ANY)
 
     async def give_back(candidates: Sequence[int]) -> None:
         (held,) = await rival.claim("e2", "l2", {"default": 1})
@@ -168,25 +168,6 @@ async def test_candidates_that_were_canceled_in_between_are_not_claimed(make, st
     assert [job.id for job in await store.claim("e1", "l1", {"default": 3})] == [ids[2]]
 
 
-@ON_BOTH
-async def test_a_job_snoozed_between_the_look_and_the_promotion_is_not_promoted(make, store, foreign):
-    ids = await store.insert([NewJob("shop:pay", delay=store.now() - store.now())] * 2, ANY)
-    await foreign["sidequest_jobs"].update_many({}, {"$set": {"ready": False}})
-    real = MongoBackend.now
-    calls = 0
-
-    async def snooze() -> None:
-        record = await store.get(ids[0])
-        later = store.now().replace(year=2100)
-        await store.apply([Change(ids[0], None, (State.WAITING,), State.WAITING, {"available_at": later})])
-        assert record is not None
-
-    await snooze()
-    assert await store.promote(10) == 1
-    assert [job.id for job in await store.claim("e1", "l1", {"default": 5})] == [ids[1]]
-    del real, calls
-
-
 # Writes that go wrong half-way
 
 
@@ -195,7 +176,6 @@ async def test_a_job_snoozed_between_the_look_and_the_promotion_is_not_promoted(
 async def test_an_insert_that_fails_half_way_leaves_nothing_behind(store, foreign, monkeypatch, largest):
     monkeypatch.setattr(mongo_insert, "LARGEST_TRANSACTION", largest)
     (last,) = await store.insert(ONE, ANY)
-    await foreign["sidequest_jobs"].update_many({}, [{"$set": {"_id": "$_id"}}])
     copy = await foreign["sidequest_jobs"].find_one()
     await foreign["sidequest_jobs"].insert_one({**copy, "_id": last + 3})
     with pytest.raises(ValueError, match="refuses the value: E11000") as caught:
@@ -319,3 +299,266 @@ async def test_listening_ends_with_an_error_when_the_collection_goes(store, fore
 async def test_a_standalone_server_cannot_tell(store):
     await store.announce()
     await store.listen(lambda: pytest.fail("nobody called"))
+
+
+# Lost connections
+
+
+class Wire:
+    """A proxy in front of the server, which cuts the line when it is told to."""
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self._lines: set[asyncio.StreamWriter] = set()
+        self._talks: set[asyncio.Task[Any]] = set()
+        self._cut_at: bytes | None = None
+        self._before = False
+        self._cut_replies: set[asyncio.StreamWriter] = set()
+        self.cuts = 0
+
+    async def __aenter__(self) -> Wire:
+        self._listening = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._listening.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listening.close()
+        self.cut()
+        await asyncio.gather(*self._talks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Cut all lines now."""
+        for line in list(self._lines):
+            line.close()
+
+    def cut_once(self, command: bytes, *, before: bool) -> None:
+        """Cut the line on which this command comes: before the server gets it, or before its answer comes back."""
+        self._cut_at, self._before = command, before
+
+    async def _connected(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        talk = asyncio.current_task()
+        assert talk is not None
+        self._talks.add(talk)
+        self._lines.add(client)
+        from_server, server = await asyncio.open_connection("127.0.0.1", self._server_port)
+        self._lines.add(server)
+        await asyncio.gather(self._forward(reader, server, client), self._back(from_server, client, server))
+
+    async def _forward(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, client: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 20):
+                if self._cut_at is not None and self._cut_at in data:
+                    self._cut_at = None
+                    self.cuts += 1
+                    if self._before:
+                        break
+                    self._cut_replies.add(client)
+                server.write(data)
+                await server.drain()
+        except OSError:
+            pass
+        if client not in self._cut_replies:
+            client.close()
+            server.close()
+
+    async def _back(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 20):
+                if client in self._cut_replies:
+                    break
+                client.write(data)
+                await client.drain()
+        except OSError:
+            pass
+        client.close()
+        server.close()
+
+
+@pytest.fixture
+async def wire(url: str) -> AsyncIterator[Wire]:
+    async with Wire(urlsplit(url).port or 27017) as wire:
+        yield wire
+
+
+def through(wire: Wire, url: str, driver: str) -> str:
+    path = urlsplit(url).path
+    return f"mongodb://127.0.0.1:{wire.port}{path}?directConnection=true&driver={driver}"
+
+
+@ON_BOTH
+@WITH_BOTH_DRIVERS
+async def test_a_connection_lost_between_works_is_replaced_unnoticed(wire, make, store, url, driver):
+    other = await make(url=through(wire, url, driver))
+    held = await claimed(other, 6)
+    wire.cut()
+    assert (await other.look()).queues != []
+    await other.insert(ONE, ANY)
+    wire.cut()
+    assert [job.id for job in await other.held_by("e1", 9)] == [job.id for job in held]
+    assert await other.apply(ends(other, held)) == frozenset()
+
+
+@ON_A_REPLICA_SET
+@WITH_BOTH_DRIVERS
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("command", [b"insert\x00", b"commitTransaction\x00"])
+async def test_a_connection_lost_in_an_enqueue_costs_nothing_and_doubles_nothing(
+    wire, make, store, url, driver, command, before
+):
+    other = await make(url=through(wire, url, driver))
+    await other.insert(ONE, ANY)
+    wire.cut_once(command, before=before)
+    ids = await other.insert(ONE * 3, ANY)
+    assert wire.cuts == 1
+    assert [job.id for job in await store.list_after(1, None, 100)] == list(ids)
+
+
+@ON_A_REPLICA_SET
+@WITH_BOTH_DRIVERS
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_connection_lost_in_an_enqueue_of_one_costs_nothing_and_doubles_nothing(wire, make, store, url, driver, before):
+    other = await make(url=through(wire, url, driver))
+    await other.insert(ONE, ANY)
+    wire.cut_once(b"insert\x00", before=before)
+    (id,) = await other.insert(ONE, ANY)
+    assert wire.cuts == 1
+    assert [job.id for job in await store.list_after(1, None, 100)] == [id]
+
+
+@ON_A_REPLICA_SET
+@WITH_BOTH_DRIVERS
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("command", [b"update\x00", b"commitTransaction\x00"])
+async def test_a_connection_lost_in_the_midst_of_ends_is_made_up_for(wire, make, store, url, driver, command, before):
+    other = await make(url=through(wire, url, driver))
+    held = await claimed(other, 6)
+    wire.cut_once(command, before=before)
+    assert await other.apply(ends(other, held)) == frozenset()
+    assert wire.cuts == 1
+    assert (await store.count(JobFilter()))[State.COMPLETED] == 6
+
+
+@ON_BOTH
+@WITH_BOTH_DRIVERS
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("room", [1, 5])
+async def test_a_claim_whose_connection_is_lost_is_unavailable_and_can_be_found(wire, make, store, url, driver, before, room):
+    other = await make(url=through(wire, url, driver))
+    await other.insert(ONE * 5, ANY)
+    wire.cut_once(b"findAndModify\x00" if room == 1 else b"update\x00", before=before)
+    with pytest.raises(BackendUnavailable) as caught:
+        await other.claim("e1", "l1", {"default": room})
+    assert isinstance(caught.value.__cause__, AutoReconnect)
+    assert len(await other.held_by("e1", 10)) == (0 if before else room)
+
+
+@ON_A_STANDALONE
+@WITH_BOTH_DRIVERS
+@pytest.mark.parametrize("before", [True, False])
+async def test_ends_that_were_lost_on_a_standalone_server_can_be_sent_again(wire, make, store, url, driver, before):
+    other = await make(url=through(wire, url, driver))
+    held = await claimed(other, 6)
+    wire.cut_once(b"update\x00", before=before)
+    with pytest.raises(BackendUnavailable):
+        await other.apply(ends(other, held))
+    assert await other.apply(ends(other, held)) == (frozenset() if before else {job.id for job in held})
+    assert (await store.count(JobFilter()))[State.COMPLETED] == 6
+
+
+@ON_A_STANDALONE
+async def test_jobs_lost_on_the_way_to_a_standalone_server_are_removed_again(wire, make, store, url):
+    other = await make(url=through(wire, url, "motor"))
+    await other.insert(ONE, ANY)
+    wire.cut_once(b"insert\x00", before=False)
+    with pytest.raises(BackendUnavailable) as caught:
+        await other.insert(ONE * 3, ANY)
+    assert not hasattr(caught.value, "__notes__")
+    assert [job.id for job in await store.list_after(0, None, 100)] == [1]
+
+
+@ON_A_REPLICA_SET
+@WITH_BOTH_DRIVERS
+async def test_a_listener_whose_connection_is_lost_hears_on_or_says_so(wire, make, store, url, driver):
+    other = await make(url=through(wire, url, driver))
+    heard = asyncio.Event()
+    task = asyncio.ensure_future(other.listen(heard.set))
+    await asyncio.wait_for(heard.wait(), 10)
+    heard.clear()
+    wire.cut()
+    await store.announce()
+    hearing = asyncio.ensure_future(heard.wait())
+    await asyncio.wait([hearing, task], timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    assert hearing.done() or isinstance(task.exception(), BackendUnavailable)
+    hearing.cancel()
+    task.cancel()
+    await asyncio.wait([task])
+
+
+# Servers in trouble
+
+
+@ON_BOTH
+@WITH_BOTH_DRIVERS
+async def test_a_frozen_server_is_unavailable_in_time_and_forgiven(make, store, server: Server, driver):
+    other = await make(f"driver={driver}&command_timeout=0.7&connect_timeout=0.7")
+    held = await claimed(other, 6)
+    began = time.monotonic()
+    await asyncio.to_thread(server.freeze)
+    try:
+        calls = [other.look(), other.apply(ends(other, held)), other.insert(ONE * 2, ANY), other.beat("e1"), other.promote(9)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    finally:
+        await asyncio.to_thread(server.thaw)
+    assert {type(answer) for answer in answers} == {BackendUnavailable}
+    assert time.monotonic() - began < 10
+    async with asyncio.timeout(20):
+        while set(await _again(lambda: other.apply(ends(other, held)))) != {job.id for job in held}:
+            pass  # what was sent may have been written once the server could
+    assert (await store.count(JobFilter()))[State.COMPLETED] == 6
+
+
+async def _again(call: Callable[[], Awaitable[Any]]) -> Any:
+    while True:
+        try:
+            return await call()
+        except BackendUnavailable:
+            await asyncio.sleep(0.05)
+
+
+@ON_BOTH
+async def test_closing_does_not_wait_for_a_frozen_server(make, store, server: Server):
+    other = await make("command_timeout=0.5&connect_timeout=0.5")
+    await other.look()
+    await asyncio.to_thread(server.freeze)
+    try:
+        async with asyncio.timeout(15):
+            await other.close()
+    finally:
+        await asyncio.to_thread(server.thaw)
+
+
+@ON_BOTH
+@WITH_BOTH_DRIVERS
+async def test_a_server_that_was_restarted_finds_its_clients_again(make, store, server: Server, driver):
+    other = await make(f"driver={driver}")
+    held = await claimed(other, 6)
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+    async with asyncio.timeout(30):
+        assert await _again(lambda: other.apply(ends(other, held))) == frozenset()
+    assert (await other.count(JobFilter()))[State.COMPLETED] == 6
+
+
+@ON_A_REPLICA_SET
+@WITH_BOTH_DRIVERS
+async def test_a_change_of_the_primary_is_waited_for(make, store, foreign, server: Server, driver):
+    if not server.private:
+        pytest.skip("the server is somebody else's")
+    other = await make(f"driver={driver}&connect_timeout=20")
+    held = await claimed(other, 6)
+    await foreign.client.admin.command("replSetStepDown", 1, force=True)
+    async with asyncio.timeout(40):
+        assert len(await other.insert(ONE, ANY)) == 1
+        assert await other.apply(ends(other, held)) == frozenset()
+        assert len(await other.insert(ONE * 2, ANY)) == 2
+    assert await waiting(other) == 3

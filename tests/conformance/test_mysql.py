@@ -940,6 +940,22 @@ async def test_no_number_of_ids_is_too_long_for_a_plan(stocked, plans):
     assert len(plans) == 3 + 2 * 4
 
 
+async def test_a_queue_is_emptied_piece_by_piece_because_a_statement_may_not_take_for_ever(store, monkeypatch):
+    pieces: list[int] = []
+    real = MysqlSession.execute
+
+    async def counted(self: MysqlSession, statement: str, values: Any = None) -> int:
+        pieces.append(await real(self, statement, values))
+        return pieces[-1]
+
+    jobs = [NewJob("shop:pay", delay=timedelta(days=n % 2)) for n in range(50_000)]
+    await store.insert(jobs, ANY)
+    monkeypatch.setattr(MysqlSession, "execute", counted)
+    assert await store.purge_queue("default") == 50_000
+    assert pieces == [20_000, 5_000, 0, 20_000, 5_000, 0]
+    assert await store.last_id() == 0
+
+
 # Users' own connections
 
 

@@ -290,6 +290,25 @@ async def test_a_deadlock_is_tried_again_until_both_have_done_their_work(store, 
     assert len(tries) > 2
 
 
+async def test_a_deadlock_in_the_users_own_transactions_ends_one_of_them_with_an_error_of_ours(store, url, foreign):
+    async def enqueue(connection: Any, *queues: str) -> None:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL deadlock_timeout = 50")
+            for queue in queues:
+                await store.insert([NewJob("shop:pay", queue=queue)], ANY, connection)
+                if queue == queues[0]:
+                    await both.wait()
+
+    both = asyncio.Barrier(2)
+    other = await asyncpg.connect(url)
+    answers = await asyncio.gather(enqueue(foreign, "a", "b"), enqueue(other, "b", "a"), return_exceptions=True)
+    await other.close()
+    (error,) = [answer for answer in answers if answer is not None]
+    assert isinstance(error, BackendUnavailable)
+    assert "the transaction met another one, and has to begin anew" in str(error)
+    assert await waiting(store) == 2
+
+
 async def test_a_serialization_failure_is_tried_again(store, foreign):
     tries = []
 

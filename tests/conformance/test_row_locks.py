@@ -6,15 +6,16 @@ Not on SQLite, where one writes at a time, and not on MongoDB, where no claim is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import pytest
 
 from sidequest.backends import sql
 from sidequest.backends.base import JobFilter
-from sidequest.backends.rows import INSERTED, insert_row
+from sidequest.backends.rows import INSERTED, insert_row, queue_row
 from sidequest.backends.session import Session, transaction
 from sidequest.backends.sql import SqlBackend
 from sidequest.jobs import transitions
@@ -23,7 +24,8 @@ from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import NewJob
 from sidequest.jobs.states import State
 
-SOON = 3.0
+T = TypeVar("T")
+SOON = 4.0
 """Seconds: what does not wait is over by then, and servers let others wait for longer."""
 
 SENT = 0.2
@@ -47,6 +49,14 @@ async def open_transaction(rival: SqlBackend) -> AsyncIterator[Session]:
             await session.rollback()
 
 
+async def at_once(work: Awaitable[T]) -> T:
+    """What the work gives, if it does not wait for anybody. Not cancelled, because then a write is finished first."""
+    task = asyncio.ensure_future(work)
+    await asyncio.wait([task], timeout=SOON)
+    assert task.done(), "it waits for somebody"
+    return task.result()
+
+
 async def lock(session: Session, rival: SqlBackend, *ids: int) -> None:
     for id in ids:
         await session.execute(f"UPDATE {rival.jobs} SET snoozes = snoozes + 1 WHERE id = :id", {"id": id})
@@ -57,8 +67,7 @@ async def test_a_claim_goes_past_jobs_that_another_transaction_holds(insert, cla
     ids = await insert(*(NewJob("shop:pay") for _ in range(6)))
     async with open_transaction(rival) as session:
         await lock(session, rival, ids[0], ids[2])
-        async with asyncio.timeout(SOON):
-            assert [job.id for job in await claim(2)] == [ids[1], ids[3]]
+        assert [job.id for job in await at_once(claim(2))] == [ids[1], ids[3]]
     assert [job.id for job in await claim(9)] == [ids[0], ids[2], ids[4], ids[5]]
 
 
@@ -67,8 +76,7 @@ async def test_a_claim_of_several_queues_waits_for_none(backend, insert, connect
     ids = await insert(*(NewJob("shop:pay", queue=queue) for queue in "aabb"))
     async with open_transaction(rival) as session:
         await lock(session, rival, ids[0], ids[2], ids[3])
-        async with asyncio.timeout(SOON):
-            assert [job.id for job in await backend.claim("e1", "l1", {"b": 2, "a": 2})] == [ids[1]]
+        assert [job.id for job in await at_once(backend.claim("e1", "l1", {"b": 2, "a": 2}))] == [ids[1]]
 
 
 async def test_a_claim_that_is_not_over_holds_up_nobody(backend, insert, claim, connect, clock, monkeypatch):
@@ -89,12 +97,13 @@ async def test_a_claim_that_is_not_over_holds_up_nobody(backend, insert, claim, 
         first = asyncio.ensure_future(rival.claim("e1", "l1", {"default": 2}))
         await asyncio.sleep(SENT)
     clock.advance(seconds=1)
-    async with asyncio.timeout(SOON):
-        first_in_line, last_in_line = await insert(NewJob("shop:pay", priority=1), NewJob("shop:pay", priority=-1))
-        assert [job.id for job in await claim(2, lease="l2")] == [first_in_line, ids[2]]
-        assert await backend.promote(9) == 1
-        assert [job.id for job in await claim(9, lease="l2")] == [ids[3], ids[4], last_in_line]
-    go_on.set()
+    try:
+        before, behind = await at_once(insert(NewJob("shop:pay", priority=1), NewJob("shop:pay", priority=-1)))
+        assert [job.id for job in await at_once(claim(2, lease="l2"))] == [before, ids[2]]
+        assert await at_once(backend.promote(9)) == 1
+        assert [job.id for job in await at_once(claim(9, lease="l2"))] == [ids[3], ids[4], behind]
+    finally:
+        go_on.set()
     assert [job.id for job in await first] == ids[:2]
 
 
@@ -104,9 +113,8 @@ async def test_a_promotion_goes_past_jobs_that_another_transaction_holds(backend
     clock.advance(seconds=3)
     async with open_transaction(rival) as session:
         await lock(session, rival, ids[0])
-        async with asyncio.timeout(SOON):
-            assert await backend.promote(9) == 2
-            assert [job.id for job in await claim(9)] == ids[1:3]
+        assert await at_once(backend.promote(9)) == 2
+        assert [job.id for job in await at_once(claim(9))] == ids[1:3]
     assert await backend.promote(9) == 1
 
 
@@ -115,13 +123,12 @@ async def test_reading_waits_for_nobody(backend, insert, connect):
     ids = await insert(*(NewJob("shop:pay") for _ in range(2)))
     async with open_transaction(rival) as session:
         await lock(session, rival, *ids)
-        async with asyncio.timeout(SOON):
-            before = await backend.get_many(ids)
-            assert [job.snoozes for job in before] == [0, 0]
-            assert (await backend.count(JobFilter()))[State.WAITING] == 2
-            assert await backend.list_jobs(JobFilter(), 9) == before[::-1]
-            assert (await backend.look()).queues[0].ready
-            assert await backend.ends(ids) == ([], frozenset())
+        before = await at_once(backend.get_many(ids))
+        assert [job.snoozes for job in before] == [0, 0]
+        assert (await at_once(backend.count(JobFilter())))[State.WAITING] == 2
+        assert await at_once(backend.list_jobs(JobFilter(), 9)) == before[::-1]
+        assert (await at_once(backend.look())).queues[0].ready
+        assert await at_once(backend.ends(ids)) == ([], frozenset())
 
 
 async def test_jobs_that_are_not_committed_are_not_seen_and_hold_up_nobody(backend, insert, claim, connect, clock):
@@ -131,9 +138,8 @@ async def test_jobs_that_are_not_committed_are_not_seen_and_hold_up_nobody(backe
         row = insert_row(NewJob("shop:pay", priority=9), clock.time, rival.to_column)
         assert set(row) == set(INSERTED)
         (inner,) = await rival.insert_jobs(session, [row])
-        async with asyncio.timeout(SOON):
-            (second,) = await insert()
-            assert [job.id for job in await claim(9)] == [first, second]
+        (second,) = await at_once(insert())
+        assert [job.id for job in await at_once(claim(9))] == [first, second]
         await session.commit()
     assert [job.id for job in await claim(9)] == [inner]
 
@@ -146,8 +152,7 @@ async def changed_meanwhile(rival: SqlBackend, id: int, columns: str, work) -> o
         await asyncio.sleep(SENT)
         assert not task.done()
         await session.commit()
-    async with asyncio.timeout(SOON):
-        return await task
+    return await at_once(task)
 
 
 @pytest.mark.parametrize("columns", ["lease = 'l2'", "state = 'canceled'", "lease = NULL"])
@@ -194,14 +199,16 @@ async def test_a_purge_that_waited_spares_what_is_held_by_then(backend, insert, 
     assert [job.id for job in await backend.list_jobs(JobFilter(), 9)] == [ids[0]]
 
 
-async def test_an_insert_into_a_queue_that_is_being_created_waits_and_keeps_it(backend, connect, clock):
+async def test_a_queue_that_another_transaction_creates_is_kept_as_it_is(backend, connect, clock):
+    """Whoever wanted to create it too waits, and has not done it."""
     rival = await connect()
+    wanted = QueueRecord("mail", 9)
+    works = (backend.create_queue(wanted), backend.insert([NewJob("shop:pay", queue="mail")], wanted))
     async with open_transaction(rival) as session:
-        row = {"name": "mail", "concurrency": 3, "priority": 1, "paused": False, "updated_at": rival.to_column(clock.time)}
-        assert await rival.insert_queue(session, row)
-        task = asyncio.ensure_future(backend.insert([NewJob("shop:pay", queue="mail")], QueueRecord("*", 9)))
+        assert await rival.insert_queue(session, queue_row(QueueRecord("mail", 3, 1), clock.time, rival.to_column))
+        tasks = [asyncio.ensure_future(work) for work in works]
         await asyncio.sleep(SENT)
         await session.commit()
-    async with asyncio.timeout(SOON):
-        await task
+    created, ids = await at_once(asyncio.gather(*tasks))
+    assert (created, len(ids)) == (False, 1)
     assert await backend.list_queues() == [QueueRecord("mail", 3, 1)]

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,29 +24,30 @@ TABLES: Mapping[str, Sequence[Mutant]] = {
     "mariadb": (*sql.MUTANTS, *mysql.MUTANTS),
     "mysql": mysql.MUTANTS,
     "mongodb": mongo.MUTANTS,
-    "mongodb-standalone": mongo.MUTANTS,
+    "mongodb-standalone": [mutant for mutant in mongo.MUTANTS if mutant.databases],
 }
 """The mutants of each database; what all SQL databases share is the same on both that speak MySQL's protocol."""
 
 
 def main() -> int:
-    options, began = arguments(), time.monotonic()
-    with copy_of(ROOT / PACKAGE) as package, servers(options.databases) as missing:
-        chosen = {
-            name: [mutant for mutant in TABLES[name] if name in (mutant.databases or TABLES) and options.only in str(mutant)]
-            for name in options.databases
-            if name not in missing
-        }
-        with ThreadPoolExecutor(options.parallel) as threads:
-            sound = threads.map(lambda name: passes_unmutated(package, name, chosen[name]), chosen)
-            work = [(name, mutant) for name, passes in zip(chosen, sound, strict=True) if passes for mutant in chosen[name]]
-            verdicts = list(threads.map(lambda one: judged(package, *one), work))
-    left_out = [] if os.environ.get("CI") == "true" else missing
-    unjudged = {*options.databases} - {name for name, _ in work} - {*left_out}
-    return report(verdicts, unjudged, time.monotonic() - began)
+    options = arguments()
+    began = time.monotonic()
+    with (
+        copy_of(ROOT / PACKAGE) as package,
+        servers(options.mutants) as missing,
+        ThreadPoolExecutor(options.parallel) as threads,
+    ):
+        there = {name: mutants for name, mutants in options.mutants.items() if name not in missing}
+        passing = list(threads.map(lambda name: passes_unmutated(package, name, there[name]), there))
+        sound = [name for name, passes in zip(there, passing, strict=True) if passes]
+        work = [(name, mutant) for name in sound for mutant in there[name]]
+        verdicts = list(threads.map(lambda one: judged(package, *one), work))
+    expected = options.mutants if os.environ.get("CI") == "true" else there
+    return report(verdicts, unjudged=[name for name in expected if name not in sound], seconds=time.monotonic() - began)
 
 
 def arguments() -> argparse.Namespace:
+    """The options; `mutants` are those to judge, by database."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="See whether the conformance suite has teeth.")
     parser.add_argument("--databases", metavar="NAMES", default=",".join(TABLES), help=f"of {', '.join(TABLES)}; default: all")
     parser.add_argument("--only", metavar="WORD", default="", help="only mutants with this word in their name or file")
@@ -54,29 +55,32 @@ def arguments() -> argparse.Namespace:
         "--parallel", metavar="N", type=int, default=os.cpu_count() or 1, help="runs at a time; default: %(default)s"
     )
     options = parser.parse_args()
-    options.databases = [name.strip() for name in options.databases.split(",")]
-    if unknown := {*options.databases} - {*TABLES}:
+    names = [name.strip() for name in options.databases.split(",")]
+    if unknown := {*names} - {*TABLES}:
         parser.error(f"--databases: there is no {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    found = {name: [mutant for mutant in TABLES[name] if mutant.is_for(name) and options.only in str(mutant)] for name in names}
+    options.mutants = {name: mutants for name, mutants in found.items() if mutants}
+    if not options.mutants:
+        parser.error(f"--only: no mutant of these databases has {options.only!r} in its name or file")
     return options
 
 
 @contextmanager
-def servers(names: Sequence[str]) -> Iterator[Mapping[str, str]]:
+def servers(names: Mapping[str, object]) -> Iterator[Mapping[str, str]]:
     """Runs the servers, named to all that we start; gives those that cannot be had, and why."""
     missing: dict[str, str] = {}
     reaper = Reaper()
     try:
         for kind in KINDS:
-            if kind.name not in names:
-                continue
-            try:
+            if kind.name in names:
                 server = kind(reaper)
-                server.open()
-            except Unavailable as why:
-                print(why)
-                missing[kind.name] = str(why)
-            else:
-                os.environ[kind.variable] = server.url
+                try:
+                    server.open()
+                except Unavailable as why:
+                    print(why)
+                    missing[kind.name] = str(why)
+                else:
+                    os.environ[kind.variable] = server.url
         yield missing
     finally:
         reaper.close()
@@ -96,13 +100,13 @@ def judged(package: Path, database: str, mutant: Mutant) -> Verdict:
     return verdict
 
 
-def report(verdicts: Sequence[Verdict], unjudged: Collection[str], seconds: float) -> int:
-    """What is wrong, last, where it is seen; the exit code."""
+def report(verdicts: Sequence[Verdict], unjudged: Sequence[str], seconds: float) -> int:
+    """Say once more what is wrong; the exit code."""
     bad = [verdict for verdict in verdicts if verdict.word != "caught"]
-    for database in sorted(unjudged):
-        print(f"NOT JUDGED: {database}")
     for verdict in bad:
         print(f"{verdict.word}: {verdict.mutant}, on {verdict.database}")
+    for database in unjudged:
+        print(f"NOT JUDGED: {database}")
     print(f"{len(verdicts) - len(bad)} of {len(verdicts)} mutants caught in {seconds:.0f} s")
     return 1 if bad or unjudged else 0
 

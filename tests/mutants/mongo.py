@@ -19,8 +19,8 @@ steps = partial(Mutant, file="backends/mongo_schema.py")
 sessions = partial(Mutant, file="backends/mongo_session.py")
 schema = partial(Mutant, file="backends/migrations/mongo/0001_jobs_queues_engines.json")
 
-SET, ALONE = ("mongodb",), ("mongodb-standalone",)
-"""Where there are transactions, and where there are none."""
+SET, ALONE, BOTH = ("mongodb",), ("mongodb-standalone",), ("mongodb", "mongodb-standalone")
+"""Where there are transactions, where there are none, and where it is told apart; for all else the first will do."""
 
 MUTANTS: Sequence[Mutant] = (
     # The fence
@@ -29,18 +29,21 @@ MUTANTS: Sequence[Mutant] = (
         before='return {"_id": ids, "lease": changes[0].lease, **_guard(shape)}',
         after='return {"_id": ids, **_guard(shape)}',
         seen_by="test_fence.py::test_a_former_owner_cannot_finish_what_another_holds",
+        databases=BOTH,
     ),
     changes(
         name="a change does not ask which state the job is in",
         before='state = {"$in": [state.value for state in shape.before]}',
         after='state = {"$exists": True}',
         seen_by="test_fence.py::test_a_released_owner_cannot_finish",
+        databases=BOTH,
     ),
     changes(
         name="a job asked to cancel is put back to waiting",
         before='return {"state": state, "cancel_requested_at": None} if shape.state is State.WAITING else {"state": state}',
         after='return {"state": state}',
         seen_by="test_fence.py::test_a_job_asked_to_cancel_never_waits_again",
+        databases=BOTH,
     ),
     changes(
         name="a batch stays written in part where a change is refused",
@@ -68,12 +71,14 @@ MUTANTS: Sequence[Mutant] = (
         before='UpdateOne({"_id": id, "lease": lease, **held}',
         after='UpdateOne({"_id": id, **held}',
         seen_by="test_progress_cancel.py::test_progress_of_a_former_owner_is_ignored",
+        databases=BOTH,
     ),
     changes(
         name="progress is saved after the end",
         before='UpdateOne({"_id": id, "lease": lease, **held}',
         after='UpdateOne({"_id": id, "lease": lease}',
         seen_by="test_progress_cancel.py::test_progress_of_an_ended_job_is_ignored",
+        databases=BOTH,
     ),
     # Changes
     changes(
@@ -81,12 +86,14 @@ MUTANTS: Sequence[Mutant] = (
         before='return {operator: fields for operator, fields in (("$set", given), ("$unset", gone)) if fields}',
         after='return {"$set": given, "$unset": {"progress": True} | gone}',
         seen_by="test_apply.py::test_columns_not_named_stay",
+        databases=BOTH,
     ),
     changes(
         name="what becomes None stays",
         before='("$set", given), ("$unset", gone)',
         after='("$set", given), ("$unset", {})',
         seen_by="test_apply.py::test_a_retry_gives_an_ended_job_a_clean_new_life",
+        databases=BOTH,
     ),
     changes(
         name="a text with a dollar is taken for a field's name",
@@ -148,13 +155,15 @@ MUTANTS: Sequence[Mutant] = (
         name="a job that a rival has claimed is claimed once more",
         before='database.jobs.update_many({"_id": {"$in": ids}, "ready": True}, mark, hint=BY_ID)',
         after='database.jobs.update_many({"_id": {"$in": ids}}, mark, hint=BY_ID)',
-        seen_by="test_contention.py::test_each_job_goes_to_one_claimer_and_each_gets_them_in_order",
+        seen_by="test_mongo_trouble.py::test_rooms_are_filled_in_order_although_rivals_take_candidates",
+        databases=BOTH,
     ),
     claims(
         name="a claim returns what a rival has got",
         before='ours = {"_id": {"$in": ids}, "lease": mark["$set"]["lease"], "state": "claimed"}',
         after='ours = {"_id": {"$in": ids}, "state": "claimed"}',
-        seen_by="test_contention.py::test_each_job_goes_to_one_claimer_and_each_gets_them_in_order",
+        seen_by="test_mongo_trouble.py::test_rooms_are_filled_in_order_although_rivals_take_candidates",
+        databases=BOTH,
     ),
     claims(
         name="the attempt does not rise",
@@ -260,6 +269,19 @@ MUTANTS: Sequence[Mutant] = (
         after="queue_fields(QueueRecord(name), now)",
         seen_by="test_insert.py::test_a_new_queue_gets_the_defaults_given",
     ),
+    backend(
+        name="jobs do not become part of the user's transaction",
+        before="session = None if connection is None else in_transaction(connection)",
+        after="session = None",
+        seen_by="test_transactions.py::test_rolled_back_jobs_were_never_there",
+    ),
+    inserts(
+        name="what was stored of a batch that failed stays",
+        before="if session is None and not await _removed(database, documents):",
+        after="if session is None:",
+        seen_by="test_mongo_trouble.py::test_an_insert_that_fails_half_way_leaves_nothing_behind",
+        databases=ALONE,
+    ),
     # Reading and counting
     documents(
         name="text is a pattern",
@@ -359,6 +381,7 @@ MUTANTS: Sequence[Mutant] = (
         before='free = {"state": {"$nin": HELD_STATES}}',
         after='free = {"state": {"$exists": True}}',
         seen_by="test_cleanup.py::test_delete_spares_what_an_engine_holds",
+        databases=BOTH,
     ),
     deletion(
         name="failed jobs go by the cutoff of completed ones",

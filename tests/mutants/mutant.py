@@ -33,6 +33,9 @@ class Mutant:
     def tests(self) -> Sequence[str]:
         return [f"tests/conformance/{test}" for test in self.seen_by.split()]
 
+    def is_for(self, database: str) -> bool:
+        return not self.databases or database in self.databases
+
     def planted_in(self, text: str) -> str:
         """The file's text with the fault in it. Raises Rotten."""
         if (found := text.count(self.before)) != 1:

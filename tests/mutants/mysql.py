@@ -8,6 +8,7 @@ from functools import partial
 from tests.mutants.mutant import Mutant
 
 backend = partial(Mutant, file="backends/mysql.py")
+pool = partial(Mutant, file="backends/mysql_pool.py")
 sessions = partial(Mutant, file="backends/mysql_session.py")
 schema = partial(Mutant, file="backends/migrations/mysql/0001_jobs_queues_engines.sql")
 
@@ -183,7 +184,7 @@ MUTANTS: Sequence[Mutant] = (
         name="a queue that exists is overwritten",
         before='INSERT IGNORE INTO {self.queues} ({columns}) VALUES ({parameters})"',
         after='REPLACE INTO {self.queues} ({columns}) VALUES ({parameters})"',
-        seen_by="test_contention.py::test_racing_creators_of_a_queue_have_one_winner",
+        seen_by="test_row_locks.py::test_a_queue_that_another_transaction_creates_is_kept_as_it_is",
     ),
     backend(
         name="a queue that exists is not looked for",
@@ -195,7 +196,7 @@ MUTANTS: Sequence[Mutant] = (
         name="whoever loses the race for a queue believes to have won it",
         before='VALUES ({parameters})", row) == 1',
         after='VALUES ({parameters})", row) >= 0',
-        seen_by="test_contention.py::test_racing_creators_of_a_queue_have_one_winner",
+        seen_by="test_row_locks.py::test_a_queue_that_another_transaction_creates_is_kept_as_it_is",
     ),
     # Reading and counting
     backend(
@@ -289,5 +290,30 @@ MUTANTS: Sequence[Mutant] = (
         after="n - begin == most",
         seen_by="test_texts.py::test_fifty_mebibytes_in_one_insert_and_in_one_apply",
         databases=("mariadb",),  # MySQL accepts 64 MiB unless told otherwise
+    ),
+    # Connections
+    pool(
+        name="a connection that broke is used again",
+        before="        return not reader.eof_received and reader.exception() is None",
+        after="        return True",
+        seen_by="test_mysql.py::test_connections_that_broke_while_nobody_used_them_are_replaced",
+    ),
+    pool(
+        name="old connections are used for ever",
+        before=" and monotonic() - pooled.since < LIFE",
+        after="",
+        seen_by="test_mysql.py::test_old_connections_are_replaced",
+    ),
+    backend(
+        name="connections to a server that takes no writes any more are kept",
+        before="                self._own.expire()",
+        after="                pass",
+        seen_by="test_mysql.py::test_a_server_that_becomes_read_only_loses_all_our_connections",
+    ),
+    backend(
+        name="ids are taken for going in steps of one",
+        before="return range(first, first + count * step, step)",
+        after="return range(first, first + count)",
+        seen_by="test_mysql.py::test_ids_are_right_where_several_servers_take_turns_in_giving_them",
     ),
 )

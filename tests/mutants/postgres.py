@@ -8,7 +8,10 @@ from functools import partial
 from tests.mutants.mutant import Mutant
 
 backend = partial(Mutant, file="backends/postgres.py")
+pool = partial(Mutant, file="backends/postgres_pool.py")
 sessions = partial(Mutant, file="backends/postgres_session.py")
+pools = partial(Mutant, file="backends/postgres_pool.py")
+urls = partial(Mutant, file="backends/postgres_url.py")
 schema = partial(Mutant, file="backends/migrations/postgres/0001_jobs_queues_engines.sql")
 
 MUTANTS: Sequence[Mutant] = (
@@ -149,12 +152,6 @@ MUTANTS: Sequence[Mutant] = (
         seen_by="test_insert.py::test_many_jobs_get_their_ids_in_order",
     ),
     backend(
-        name="ids of a copy are returned in the wrong order",
-        before="ids = [id for (id,) in found]",
-        after="ids = [id for (id,) in found][::-1]",
-        seen_by="test_insert.py::test_many_jobs_get_their_ids_in_order",
-    ),
-    backend(
         name="a queue that exists is overwritten",
         before="ON CONFLICT (name) DO NOTHING",
         after="ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency",
@@ -214,6 +211,87 @@ MUTANTS: Sequence[Mutant] = (
         name="a deadlock is no conflict",
         before='CONFLICTS = frozenset({"40001", "40P01", "55P03"})',
         after='CONFLICTS = frozenset({"40001", "55P03"})',
-        seen_by="test_contention.py::test_batches_that_cross_each_other_are_both_written",
+        seen_by="test_postgres_trouble.py::test_a_deadlock_is_tried_again_until_both_have_done_their_work",
+    ),
+    # Connections
+    sessions(
+        name="a lost connection is asked to roll back",
+        before="with suppress(asyncpg.InterfaceError):  # a lost",
+        after="with suppress(KeyError):  # a lost",
+        seen_by="test_postgres_trouble.py::test_a_transaction_that_loses_its_connection_leaves_nothing",
+    ),
+    sessions(
+        name="an error quotes the row",
+        before="return str(error.args[0]) if isinstance(error, asyncpg.PostgresError) else",
+        after="return str(error) if isinstance(error, asyncpg.PostgresError) else",
+        seen_by="test_postgres_trouble.py::test_an_error_does_not_quote_what_is_in_a_row",
+    ),
+    pools(
+        name="connections to a server that takes no writes are kept",
+        before="await pool.expire_connections()",
+        after="pass",
+        seen_by="test_postgres_trouble.py::test_a_server_that_takes_no_writes_any_more_loses_all_connections",
+    ),
+    pools(
+        name="giving a connection back takes a round trip",
+        before="reset=_nothing_to_reset, ",
+        after="",
+        seen_by="test_postgres.py::test_giving_a_connection_back_costs_no_round_trip",
+    ),
+    urls(
+        name="statements are prepared behind a pooler",
+        before='"statement_cache_size": 100 if prepared else 0',
+        after='"statement_cache_size": 100',
+        seen_by="test_postgres.py::test_all_works_where_each_transaction_runs_on_another_connection",
+    ),
+    # Plans
+    backend(
+        name="the planner takes a claim for a big query",
+        before="LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED) f LIMIT q.room)",
+        after="LIMIT q.room FOR NO KEY UPDATE SKIP LOCKED) f)",
+        seen_by="test_postgres.py::test_the_planner_takes_no_claim_for_a_big_query",
+    ),
+    schema(
+        name="a claim may read all that waits",
+        before="WHERE ready IN (TRUE, FALSE)",
+        after="WHERE ready IS NOT NULL",
+        seen_by="test_postgres.py::test_claims_looks_and_ends_go_by_their_indexes_also_when_statistics_are_wrong",
+    ),
+    schema(
+        name="every end moves in an index",
+        before="WHERE cancel_requested_at IS NOT NULL",
+        after="WHERE state IN ('claimed', 'running')",
+        seen_by="test_postgres.py::test_starts_and_ends_touch_no_index",
+    ),
+    # Connections
+    pool(
+        name="connections to a server that takes no writes any more are kept",
+        before="        if read_only(error):\n            await pool.expire_connections()\n",
+        after="",
+        seen_by="test_postgres_trouble.py::test_a_server_that_takes_no_writes_any_more_loses_all_connections",
+    ),
+    backend(
+        name="a clock that was read long ago is not read again",
+        before="            if self._time.stale:",
+        after="            if False:",
+        seen_by="test_postgres.py::test_a_stale_clock_is_read_again_before_a_write",
+    ),
+    backend(
+        name="everybody hears of all tables",
+        before="        return name if len(name) < 64 else",
+        after='        return "sidequest" if len(name) < 64 else',
+        seen_by="test_postgres.py::test_nobody_hears_of_other_tables",
+    ),
+    schema(
+        name="an index names what changes while a job runs",
+        before="CREATE INDEX {prefix}jobs_cancel ON",
+        after="CREATE INDEX {prefix}jobs_state ON {schema}{prefix}jobs (state);\nCREATE INDEX {prefix}jobs_cancel ON",
+        seen_by="test_postgres.py::test_starts_and_ends_touch_no_index",
+    ),
+    sessions(
+        name="a serialization failure is no conflict",
+        before='CONFLICTS = frozenset({"40001", "40P01", "55P03"})',
+        after='CONFLICTS = frozenset({"40P01", "55P03"})',
+        seen_by="test_postgres_trouble.py::test_a_serialization_failure_is_tried_again",
     ),
 )

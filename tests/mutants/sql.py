@@ -102,6 +102,14 @@ MUTANTS: Sequence[Mutant] = (
         seen_by="test_fence.py::test_one_refused_change_does_not_hold_up_the_others",
         databases=COUNTING,
     ),
+    changes(
+        name="a job that ended keeps its unique key",
+        before='        parts.append("unique_lock = NULL")',
+        after="        pass",
+        seen_by="test_sqlite.py::test_an_ended_job_frees_its_unique_key "
+        "test_postgres.py::test_an_ended_job_frees_its_unique_key "
+        "test_mysql.py::test_an_ended_job_frees_its_unique_key",
+    ),
     # Transactions and conflicts
     statements(
         name="what belongs together is not one transaction",
@@ -123,8 +131,7 @@ MUTANTS: Sequence[Mutant] = (
         after="        raise",
         seen_by="test_contention.py::test_batches_that_cross_each_other_are_both_written "
         "test_insert.py::test_a_bulk_with_one_bad_job_stores_nothing "
-        "test_apply.py::test_a_batch_with_a_value_that_cannot_be_stored_writes_nothing",
-        databases=("sqlite", "postgres"),  # the others put such a connection away
+        "test_mysql.py::test_after_a_lock_timeout_nothing_is_left_of_the_first_try",
     ),
     sessions(
         name="a sent write is cancelled half-way",
@@ -169,6 +176,18 @@ MUTANTS: Sequence[Mutant] = (
         before="-(-span // MILLISECOND)",
         after="span // MILLISECOND",
         seen_by="test_insert.py::test_a_timeout_below_a_millisecond_does_not_become_none_at_all",
+    ),
+    statements(
+        name="jobs do not become part of the user's transaction",
+        before="session = None if connection is None else await self.session_on(connection)",
+        after="session = None",
+        seen_by="test_transactions.py::test_rolled_back_jobs_were_never_there",
+    ),
+    statements(
+        name="a queue counts as created although the user's transaction is rolled back",
+        before="        if session is not None:  # the transaction",
+        after="        self._known_queues.update(fresh)\n        if session is not None:  # the transaction",
+        seen_by="test_transactions.py::test_rolled_back_jobs_were_never_there",
     ),
     # Looking
     statements(

@@ -49,7 +49,7 @@ CREATE INDEX {prefix}jobs_due ON {schema}{prefix}jobs (available_at, id) WHERE N
 -- Not "ready IS NOT NULL": the planner knows that this follows from "ready", and with stale statistics
 -- would find what to claim by reading all that waits.
 CREATE INDEX {prefix}jobs_waiting ON {schema}{prefix}jobs (id) WHERE ready IN (TRUE, FALSE);
-CREATE INDEX {prefix}jobs_engine ON {schema}{prefix}jobs (engine, id) WHERE engine IS NOT NULL;
+CREATE INDEX {prefix}jobs_engine ON {schema}{prefix}jobs (engine) WHERE engine IS NOT NULL;
 CREATE INDEX {prefix}jobs_trouble ON {schema}{prefix}jobs (trouble, id) WHERE trouble IS NOT NULL;
 CREATE INDEX {prefix}jobs_inserted ON {schema}{prefix}jobs USING brin (inserted_at) WITH (pages_per_range = 32);
 CREATE INDEX {prefix}jobs_cancel ON {schema}{prefix}jobs (engine) WHERE cancel_requested_at IS NOT NULL;
