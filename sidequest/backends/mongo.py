@@ -95,7 +95,7 @@ class MongoBackend(Backend):
         try:
             async with self._turn:
                 if self._database is None:
-                    await self._open()
+                    await to_the_end(self._open())  # PyMongo loses a connection whose making is cancelled
         except BaseException:
             await self.close()
             raise

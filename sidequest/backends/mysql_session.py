@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import aiomysql  # type: ignore[import-untyped]
 from pymysql.constants import CLIENT, FIELD_TYPE  # type: ignore[import-untyped]
-from pymysql.converters import decoders, escape_string  # type: ignore[import-untyped]
+from pymysql.converters import decoders  # type: ignore[import-untyped]
 from pymysql.err import MySQLError, OperationalError  # type: ignore[import-untyped]
 
 from sidequest.backends.mysql_url import Access
@@ -53,6 +53,8 @@ OPENING = (
 )
 """A stricter level locks gaps, and claims meet there. The driver takes it from a server's greeting that it commits by
 itself, which does not say how the server is set."""
+ESCAPED = "\0\n\r\x1a\"'\\"
+"""Letters that the driver puts a backslash before."""
 CONVERTERS = {**decoders, FIELD_TYPE.DATETIME: datetime.fromisoformat}
 """The driver's own takes a DATETIME apart in Python, five times slower."""
 
@@ -257,7 +259,9 @@ def size(value: object) -> int:
     """How many bytes the value takes in a statement, at most."""
     if not isinstance(value, str):
         return 40
-    return 4 * len(value) + 2 if len(value) < 1_000 else len(escape_string(value).encode()) + 2
+    if len(value) < 1_000:
+        return 4 * len(value) + 2
+    return len(value.encode()) + sum(map(value.count, ESCAPED)) + 2
 
 
 def parts(rows: Sequence[T], weigh: Callable[[T], int] = size, most: int = 1_000) -> Iterator[Sequence[T]]:
