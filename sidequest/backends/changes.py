@@ -39,11 +39,12 @@ def groups(changes: Iterable[Change]) -> Sequence[Group]:
             shapes, seen = {}, set()
         seen.add(change.id)
         shape = Shape(change.before, change.state, tuple(change.columns))
-        if shape not in shapes:
+        members = shapes.get(shape)
+        if members is None:
             _check(shape)
-            shapes[shape] = []
-            found.append((shape, shapes[shape]))
-        shapes[shape].append(change)
+            members = shapes[shape] = []
+            found.append((shape, members))
+        members.append(change)
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -41,6 +41,7 @@ from sidequest.backends.mongo_documents import (
 from sidequest.backends.mongo_insert import Inserts, create_queue
 from sidequest.backends.mongo_session import (
     DRIVER_ERRORS,
+    GRACE,
     MongoDatabase,
     close_client,
     in_transaction,
@@ -117,7 +118,9 @@ class MongoBackend(Backend):
             return
         if self._at_work:
             self._idle.clear()
-            await self._idle.wait()  # every unit of work is bounded
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._access.command_timeout + GRACE):
+                    await self._idle.wait()
         if database.client is not self.pool:
             await close_client(database.client)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any, NamedTuple
 
 import bson
@@ -84,7 +85,8 @@ async def _write_one_by_one(database: MongoDatabase, by_shape: Sequence[Group], 
     bulk: list[UpdateOne] = []
     for update in found:
         if isinstance(update.update, list):  # a pipeline has no `$setOnInsert`; but there are few of them
-            return [id for each in found for id in await _write_alone(database, each)]
+            refused = [await _write_alone(database, each) for each in found]
+            return list(chain.from_iterable(refused))
         uninsertable = {**update.update, "$setOnInsert": {"_id": None}}
         bulk.append(UpdateOne(update.fence, uninsertable, upsert=True, hint=BY_ID))
     try:

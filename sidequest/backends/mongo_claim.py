@@ -36,8 +36,8 @@ async def look(database: MongoDatabase, now: datetime) -> Look:
         {"$match": {"ready": False}}, {"$sort": {"available_at": 1, "_id": 1}}, {"$limit": 1},
         {"$project": {"_id": False, "due": "$available_at"}},
     ]  # fmt: skip
-    queues = {"$unionWith": {"coll": database.queues.name, "pipeline": []}}
-    pipeline = [*ready, queues, {"$unionWith": {"coll": database.jobs.name, "pipeline": due}}]
+    queues: Document = {"$unionWith": {"coll": database.queues.name, "pipeline": []}}
+    pipeline: list[Document] = [*ready, queues, {"$unionWith": {"coll": database.jobs.name, "pipeline": due}}]
     found: Sequence[Document] = await (await settle(database.jobs.aggregate(pipeline))).to_list(None)
     waiting = {document["ready"] for document in found if "ready" in document}
     records = by_rank(queue_record(document) for document in found if "_id" in document)

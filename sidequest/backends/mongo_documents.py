@@ -122,7 +122,7 @@ def _new_document(id: int, job: NewJob, now: datetime, inserted_at: datetime) ->
     if not (isinstance(job.name, str) and isinstance(job.queue, str) and isinstance(job.args, str)):
         raise TypeError("a job needs text as its name, its queue and its arguments")
     due = job.at if job.at is not None else now if job.delay is None else now + job.delay
-    document = {
+    document: Document = {
         "_id": id,
         "name": job.name,
         "queue": job.queue,

@@ -179,6 +179,8 @@ class MysqlBackend(SqlBackend):
             self._check_transaction(connection)
             return MysqlSession(connection, self.url.shown, packet=self._packet, ours=False)
         if (sqlalchemy := await connection_of(connection, "aiomysql")) is not None:
+            if sqlalchemy.closed:
+                raise ValueError("connection is closed")
             self._check_transaction((await sqlalchemy.get_raw_connection()).driver_connection)
             return SqlalchemySession(sqlalchemy, as_positional, self._translated)
         raise TypeError(

@@ -24,7 +24,7 @@ _at_commit: WeakKeyDictionary[Any, list[Callable[[], None]]] = WeakKeyDictionary
 """Sessions that are listened to, and whom to call when their transaction is over."""
 
 
-async def connection_of(given: object, driver: str) -> Any:
+async def connection_of(given: Any, driver: str) -> Any:
     """The AsyncConnection of an AsyncSession or AsyncConnection; None for anything else.
 
     Raises TypeError when it speaks through another driver than `driver`.
@@ -42,7 +42,7 @@ async def connection_of(given: object, driver: str) -> Any:
     return given
 
 
-def is_engine(given: object, driver: str) -> bool:
+def is_engine(given: Any, driver: str) -> bool:
     """Whether this is an AsyncEngine. Raises TypeError when it speaks through another driver than `driver`."""
     asyncs: Any = sys.modules.get("sqlalchemy.ext.asyncio")
     if asyncs is None or not isinstance(given, asyncs.AsyncEngine):
@@ -51,7 +51,7 @@ def is_engine(given: object, driver: str) -> bool:
     return True
 
 
-def after_commit(given: object, call: Callable[[], None]) -> bool:
+def after_commit(given: Any, call: Callable[[], None]) -> bool:
     """Call once when the transaction of this AsyncSession is over; False when nobody would tell us.
 
     An AsyncConnection tells of a commit before it is made: that is too early to be of use.

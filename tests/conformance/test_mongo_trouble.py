@@ -506,8 +506,7 @@ async def test_a_frozen_server_is_unavailable_in_time_and_forgiven(make, store, 
     await asyncio.to_thread(server.freeze)
     try:
         with pytest.raises(BackendUnavailable):
-            while True:  # it takes a moment until all of its threads stand still
-                await other.look()
+            await _for_ever(other.look)  # it takes a moment until all of its threads stand still
         calls = [other.look(), other.apply(ends(other, held)), other.insert(ONE * 2, ANY), other.beat("e1"), other.promote(9)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
     finally:
@@ -518,6 +517,11 @@ async def test_a_frozen_server_is_unavailable_in_time_and_forgiven(make, store, 
         while set(await _again(lambda: other.apply(ends(other, held)))) != {job.id for job in held}:
             pass  # what was sent may have been written once the server could
     assert (await store.count(JobFilter()))[State.COMPLETED] == 6
+
+
+async def _for_ever(call: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await call()
 
 
 async def _again(call: Callable[[], Awaitable[Any]]) -> Any:

@@ -1015,6 +1015,15 @@ async def test_an_sqlalchemy_connection_that_commits_itself_is_refused(store, ur
     assert await store.last_id() == 0
 
 
+async def test_an_sqlalchemy_connection_that_is_closed_is_refused(store, url):
+    engine = create_async_engine(for_sqlalchemy(url))
+    async with engine.connect() as connection:
+        pass
+    with pytest.raises(ValueError, match="connection is closed"):
+        await store.insert(ONE, ANY, connection)
+    await engine.dispose()
+
+
 async def test_an_error_in_a_users_transaction_leaves_the_connection_to_them(store, url, foreign):
     ask(foreign, "ALTER TABLE sidequest_jobs DROP COLUMN snoozes")
     async with connected(url) as connection:

@@ -16,7 +16,7 @@ from tests.mutants.mutant import Mutant
 from tests.mutants.trial import PACKAGE, ROOT, Verdict, copy_of, judge, run_tests
 from tests.servers.plugin import KINDS
 from tests.servers.process import Reaper
-from tests.servers.server import Unavailable
+from tests.servers.server import ServerFailed, Unavailable
 
 TABLES: Mapping[str, Sequence[Mutant]] = {
     "sqlite": (*sql.MUTANTS, *sqlite.MUTANTS),
@@ -79,6 +79,8 @@ def servers(names: Mapping[str, object]) -> Iterator[Mapping[str, str]]:
                 except Unavailable as why:
                     print(why)
                     missing[kind.name] = str(why)
+                except ServerFailed as why:
+                    sys.exit(str(why))
                 else:
                     os.environ[kind.variable] = server.url
         yield missing

@@ -19,7 +19,7 @@ DURATIONS = [
     "worker_idle_timeout", "worker_start_timeout", "polling_interval", "start_timeout", "shutdown_timeout", "kill_grace",
     "heartbeat_interval", "lease_life", "rescue_interval", "keep_completed", "keep_failed", "cleanup_interval",
 ]  # fmt: skip
-MAY_BE_ZERO = {"worker_idle_timeout", "shutdown_timeout", "kill_grace", "keep_completed", "keep_failed"}
+MAY_BE_ZERO = ("worker_idle_timeout", "shutdown_timeout", "kill_grace", "keep_completed", "keep_failed")
 
 
 def collect(url: object = None, /, environ: dict[str, str] | None = None, **given: Any) -> Settings:

@@ -150,7 +150,7 @@ def test_a_job_looks_like_its_function() -> None:
 # What can be a job.
 
 
-@pytest.mark.parametrize("thing", [3, "send", print, Mail, partial(double, 1), Mail()], ids=str)
+@pytest.mark.parametrize("thing", [3, "send", print, Mail, partial(double, 1), Mail()], ids=lambda thing: type(thing).__name__)
 def test_only_functions_are_decorated(thing: Any) -> None:
     with pytest.raises(TypeError, match="^@job takes a plain or async function, not "):
         job(thing)
