@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import chain
 from typing import Any, NamedTuple
 
 import bson
@@ -85,8 +84,7 @@ async def _write_one_by_one(database: MongoDatabase, by_shape: Sequence[Group], 
     bulk: list[UpdateOne] = []
     for update in found:
         if isinstance(update.update, list):  # a pipeline has no `$setOnInsert`; but there are few of them
-            refused = [await _write_alone(database, each) for each in found]
-            return list(chain.from_iterable(refused))
+            return [id for each in found for id in await _write_alone(database, each)]
         uninsertable = {**update.update, "$setOnInsert": {"_id": None}}
         bulk.append(UpdateOne(update.fence, uninsertable, upsert=True, hint=BY_ID))
     try:
@@ -95,7 +93,8 @@ async def _write_one_by_one(database: MongoDatabase, by_shape: Sequence[Group], 
         failed: Sequence[Mapping[str, Any]] = error.details["writeErrors"]
         if error.details["writeConcernErrors"] or any(each["code"] != IMMUTABLE for each in failed):
             raise
-        return [found[each["index"]].changes[0].id for each in failed]
+        refused = (found[int(each["index"])] for each in failed)
+        return [update.changes[0].id for update in refused]
     return ()
 
 
