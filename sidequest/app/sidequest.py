@@ -17,7 +17,7 @@ from sidequest.app.operations import JobsOperations, QueuesOperations
 from sidequest.backends import make_backend, moves
 from sidequest.backends.announcer import Announcer, OwnEngine
 from sidequest.backends.base import Backend
-from sidequest.backends.sqlalchemy_session import after_commit
+from sidequest.backends.sql.sqlalchemy_session import after_commit
 from sidequest.backends.watch import EndWatch
 from sidequest.config import QueueSettings, Settings
 from sidequest.engine.engine import Engine, Orders

@@ -19,10 +19,10 @@ class Driver(NamedTuple):
     extra: str
 
 
-SQLITE = Driver("sidequest.backends.sqlite", "SqliteBackend", "")
-POSTGRES = Driver("sidequest.backends.postgres", "PostgresBackend", "postgres")
-MYSQL = Driver("sidequest.backends.mysql", "MysqlBackend", "mysql")
-MONGO = Driver("sidequest.backends.mongo", "MongoBackend", "mongo")
+SQLITE = Driver("sidequest.backends.sqlite.backend", "SqliteBackend", "")
+POSTGRES = Driver("sidequest.backends.postgres.backend", "PostgresBackend", "postgres")
+MYSQL = Driver("sidequest.backends.mysql.backend", "MysqlBackend", "mysql")
+MONGO = Driver("sidequest.backends.mongo.backend", "MongoBackend", "mongo")
 
 BACKENDS = {"sqlite": SQLITE, "postgresql": POSTGRES, "mysql": MYSQL, "mongodb": MONGO, "mongodb+srv": MONGO}
 """URL scheme → backend. A module, and its driver, is imported only when a URL names it."""

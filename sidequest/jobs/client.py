@@ -64,9 +64,10 @@ class Client(ABC):
     async def enqueue(self, call: JobCall[R], /, **options: Unpack[EnqueueOptions]) -> JobHandle[R]:
         """Store a job; when this returns it is committed. Keyword options win over the call's.
 
-        With `connection` the job becomes part of that transaction: it exists, and runs, if and
-        only if the caller commits. Raises TypeError or ValueError for a bad option, BackendUnavailable when the database
-        cannot be reached; then nothing was stored.
+        With `connection` the job becomes part of that transaction: it exists, and runs, if and only
+        if the caller commits. Raises TypeError or ValueError for a bad option, and then nothing was
+        stored; BackendUnavailable when the database cannot be reached: the job may have been stored
+        only if the connection broke in the middle of the commit, when nobody can say.
         """
         _must_be_call("call", call)
         if options:

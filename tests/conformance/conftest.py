@@ -22,12 +22,12 @@ from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import ClaimedJob, NewJob
 
 BACKENDS = {
-    "sqlite": "sidequest.backends.sqlite:SqliteBackend",
-    "postgres": "sidequest.backends.postgres:PostgresBackend",
-    "mariadb": "sidequest.backends.mysql:MysqlBackend",
-    "mysql": "sidequest.backends.mysql:MysqlBackend",
-    "mongodb": "sidequest.backends.mongo:MongoBackend",
-    "mongodb-standalone": "sidequest.backends.mongo:MongoBackend",
+    "sqlite": "sidequest.backends.sqlite.backend:SqliteBackend",
+    "postgres": "sidequest.backends.postgres.backend:PostgresBackend",
+    "mariadb": "sidequest.backends.mysql.backend:MysqlBackend",
+    "mysql": "sidequest.backends.mysql.backend:MysqlBackend",
+    "mongodb": "sidequest.backends.mongo.backend:MongoBackend",
+    "mongodb-standalone": "sidequest.backends.mongo.backend:MongoBackend",
 }
 """Imported for the tests on that database only."""
 TICKS = {"mongo": timedelta(milliseconds=1)}
@@ -55,12 +55,15 @@ class SchemaWords(NamedTuple):
     create: str
     """Makes it; may be said again after a step that failed."""
     extend: str
+    widen: str
+    """What a later version may do to the jobs, such that this one can still work with them."""
     fail: str
 
 
 SQL = SchemaWords(
     create="CREATE TABLE {schema}{prefix}two (id INTEGER);\n",
     extend="ALTER TABLE {schema}{prefix}two ADD COLUMN more INTEGER;\n",
+    widen="ALTER TABLE {schema}{prefix}jobs ADD COLUMN more INTEGER;\n",
     fail="INSERT INTO {schema}{prefix}nowhere VALUES (1);\n",
 )
 SCHEMA_WORDS = {
@@ -70,6 +73,7 @@ SCHEMA_WORDS = {
     "mongo": SchemaWords(
         create='{"createIndexes": "{prefix}two", "indexes": [{"key": {"id": 1}, "name": "id"}]};\n',
         extend='{"createIndexes": "{prefix}two", "indexes": [{"key": {"more": 1}, "name": "more"}]};\n',
+        widen='{"createIndexes": "{prefix}jobs", "indexes": [{"key": {"more": 1}, "name": "more", "sparse": true}]};\n',
         fail='{"collMod": "{prefix}nowhere"};\n',
     ),
 }

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from sidequest.backends.base import JobFilter
-from sidequest.backends.changes import CHANGEABLE
+from sidequest.backends.shapes import CHANGEABLE
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed, Errored, Failed, Interrupted, JobError, SharedCrash, Snoozed, Stopped
 from sidequest.jobs.record import JobRecord, NewJob, Progress

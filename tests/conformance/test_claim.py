@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from sidequest.backends.rows import EPOCH, MICROSECOND
+from sidequest.backends.instants import EPOCH, MICROSECOND
 from sidequest.jobs.outcome import Completed, Errored, JobError
 from sidequest.jobs.record import ClaimedJob, NewJob
 from sidequest.jobs.states import State

@@ -10,6 +10,10 @@ from sidequest.backends import migrations
 from sidequest.backends.base import MigrationStatus
 from sidequest.backends.migrations import Step
 from sidequest.errors import BackendUnavailable, SchemaMismatch
+from sidequest.jobs import transitions
+from sidequest.jobs.outcome import Completed
+from sidequest.jobs.record import NewJob
+from sidequest.jobs.states import State
 
 FIRST = "0001_jobs_queues_engines"
 
@@ -90,6 +94,29 @@ async def test_tables_of_a_newer_sidequest_that_this_one_knows_enough_of_are_acc
     assert await backend.migration_status() == MigrationStatus((FIRST,), (), ("0002_newer",), ())
     await backend.check_schema()
     assert list(await backend.migrate()) == []
+
+
+async def test_older_code_goes_on_working_while_the_tables_become_newer(
+    backend, connect, insert, claim, clock, chance, add_step, schema_words, monkeypatch, dialect
+):
+    def ends(*jobs):
+        return [transitions.finish(job, Completed("1"), clock.time, clock.time, chance) for job in jobs]
+
+    known = list(migrations.steps(dialect))
+    before, waiting = await insert(NewJob("shop:pay"), NewJob("shop:pay"))
+    (held,) = await claim(1)  # on connections that know the tables as they were
+    add_step("0002_newer", "-- needs: 0001\n", schema_words.widen)
+    assert list(await (await connect()).migrate()) == ["0002_newer"]
+    monkeypatch.setattr(migrations, "steps", lambda dialect: known)
+
+    started = await connect()  # as an engine that is started in the midst of a deployment
+    await started.check_schema()
+    (new,) = await insert()
+    assert await backend.apply(ends(held)) == frozenset()
+    jobs = [*await claim(1, lease="l3"), *await started.claim("e2", "l2", {"default": 5})]
+    assert [job.id for job in jobs] == [waiting, new]
+    assert await started.apply(ends(*jobs)) == frozenset()
+    assert {job.state for job in await started.get_many([before, waiting, new])} == {State.COMPLETED}
 
 
 async def test_missing_tables_are_named_with_the_command_to_run(empty):

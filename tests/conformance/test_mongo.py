@@ -20,9 +20,12 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.monitoring import ConnectionPoolListener
 
-from sidequest.backends import migrations, mongo_claim, mongo_schema, mongo_session
+from sidequest.backends import migrations
 from sidequest.backends.base import JobFilter
-from sidequest.backends.mongo import MongoBackend
+from sidequest.backends.mongo import claim as mongo_claim
+from sidequest.backends.mongo import schema as mongo_schema
+from sidequest.backends.mongo import session as mongo_session
+from sidequest.backends.mongo.backend import MongoBackend
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
 from sidequest.jobs import transitions

@@ -13,9 +13,11 @@ import pytest
 from pymongo import AsyncMongoClient
 from pymongo.errors import AutoReconnect
 
-from sidequest.backends import mongo_changes, mongo_claim, mongo_insert
 from sidequest.backends.base import JobFilter
-from sidequest.backends.mongo import MongoBackend
+from sidequest.backends.mongo import changes as mongo_changes
+from sidequest.backends.mongo import claim as mongo_claim
+from sidequest.backends.mongo import insert as mongo_insert
+from sidequest.backends.mongo.backend import MongoBackend
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable
 from sidequest.jobs import transitions

@@ -22,12 +22,14 @@ from pymysql.constants import CLIENT
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from sidequest.backends import migrations, mysql, mysql_pool
+from sidequest.backends import migrations
 from sidequest.backends.base import JobFilter
 from sidequest.backends.migrations import Step
-from sidequest.backends.mysql import MysqlBackend
-from sidequest.backends.mysql_session import MysqlSession
-from sidequest.backends.session import Session
+from sidequest.backends.mysql import backend as mysql_backend
+from sidequest.backends.mysql import pool as mysql_pool
+from sidequest.backends.mysql.backend import MysqlBackend
+from sidequest.backends.mysql.session import MysqlSession
+from sidequest.backends.sql.session import Session
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
 from sidequest.jobs import transitions
@@ -248,7 +250,7 @@ async def test_a_closed_store_is_unavailable_and_can_be_opened_again(store):
 
 
 async def test_an_old_server_is_refused(make, monkeypatch):
-    monkeypatch.setattr(mysql, "OLDEST", {"MySQL": (99, 0, 0), "MariaDB": (99, 1, 2)})
+    monkeypatch.setattr(mysql_backend, "OLDEST", {"MySQL": (99, 0, 0), "MariaDB": (99, 1, 2)})
     with pytest.raises(ConfigError, match=r"(MySQL 99\.0\.0|MariaDB 99\.1\.2) or newer is needed; mysql://.* is \d+\.\d+\.\d+"):
         await make().open()
 
@@ -263,10 +265,10 @@ async def test_an_old_server_is_refused(make, monkeypatch):
 )  # fmt: skip
 async def test_versions_are_read_as_the_servers_write_them(version, fits, database):
     if fits:
-        mysql._check_version(version, "here")
+        mysql_backend._check_version(version, "here")
     else:
         with pytest.raises(ConfigError, match="or newer is needed"):
-            mysql._check_version(version, "here")
+            mysql_backend._check_version(version, "here")
 
 
 async def test_a_server_that_accepts_only_short_statements_is_refused(make, foreign):
@@ -758,7 +760,7 @@ async def test_a_schema_step_may_take_longer_than_another_statement(make, foreig
 
 
 async def test_the_turn_to_change_the_schema_is_not_waited_for_for_ever(make, foreign, monkeypatch):
-    monkeypatch.setattr(mysql, "MIGRATION_TIMEOUT", 1.5)
+    monkeypatch.setattr(mysql_backend, "MIGRATION_TIMEOUT", 1.5)
     store = make()
     await store.open()
     async with store.writer() as session, store._named_lock(session):

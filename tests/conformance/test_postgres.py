@@ -16,10 +16,11 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from sidequest.backends import postgres, postgres_pool
 from sidequest.backends.base import JobFilter
-from sidequest.backends.postgres import PostgresBackend
-from sidequest.backends.postgres_session import PostgresSession
+from sidequest.backends.postgres import backend as postgres_backend
+from sidequest.backends.postgres import pool as postgres_pool
+from sidequest.backends.postgres.backend import PostgresBackend
+from sidequest.backends.postgres.session import PostgresSession
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
 from sidequest.jobs import transitions
@@ -184,7 +185,7 @@ async def test_a_server_that_does_not_answer_is_unavailable_after_the_connect_ti
 
 
 async def test_an_old_server_is_refused(make, monkeypatch):
-    monkeypatch.setattr(postgres, "OLDEST", 999)
+    monkeypatch.setattr(postgres_backend, "OLDEST", 999)
     with pytest.raises(ConfigError, match=r"PostgreSQL 999 or newer is needed; postgresql://.* is \d+$"):
         await make().open()
 

@@ -12,10 +12,11 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from sidequest.backends import postgres_pool, postgres_session
 from sidequest.backends.base import JobFilter
-from sidequest.backends.postgres import PostgresBackend
-from sidequest.backends.session import Session
+from sidequest.backends.postgres import pool as postgres_pool
+from sidequest.backends.postgres import session as postgres_session
+from sidequest.backends.postgres.backend import PostgresBackend
+from sidequest.backends.sql.session import Session
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
 from sidequest.jobs import transitions

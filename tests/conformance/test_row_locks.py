@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import pytest
 
-from sidequest.backends import sql
 from sidequest.backends.base import JobFilter
-from sidequest.backends.rows import INSERTED, insert_row, queue_row
-from sidequest.backends.session import Session, transaction
-from sidequest.backends.sql import SqlBackend
+from sidequest.backends.sql import backend as sql_backend
+from sidequest.backends.sql.backend import SqlBackend
+from sidequest.backends.sql.rows import INSERTED, insert_row, queue_row
+from sidequest.backends.sql.session import Session, transaction
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed
 from sidequest.jobs.queue import QueueRecord
@@ -93,7 +93,7 @@ async def test_a_claim_that_is_not_over_holds_up_nobody(backend, insert, claim, 
         return await transaction(session, work_and_wait)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sql, "transaction", stopped)
+        patch.setattr(sql_backend, "transaction", stopped)
         first = asyncio.ensure_future(rival.claim("e1", "l1", {"default": 2}))
         await asyncio.sleep(SENT)
     clock.advance(seconds=1)

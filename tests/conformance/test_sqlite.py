@@ -18,8 +18,8 @@ import aiosqlite
 import pytest
 
 from sidequest.backends.base import JobFilter
-from sidequest.backends.session import Session
-from sidequest.backends.sqlite import SqliteBackend
+from sidequest.backends.sql.session import Session
+from sidequest.backends.sqlite.backend import SqliteBackend
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError
 from sidequest.jobs import transitions
@@ -108,7 +108,7 @@ async def test_busy_timeout_is_an_option_in_seconds(path):
         ("?busy_timeout=soon", "busy_timeout must be a number of seconds between 0 and 3600, not 'soon'"),
         ("?busy_timeout=nan", "busy_timeout must be a number"),
         ("?busy_timeout=-1", "busy_timeout must be a number"),
-        ("?synchronous=off", "synchronous must be 'full' or 'normal', not 'off'"),
+        ("?synchronous=off", "synchronous must be one of full, normal, not 'off'"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_opened(path, options, words):

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from sidequest.backends.base import Bucket, JobFilter, Look, QueueLook
-from sidequest.backends.rows import EPOCH, MICROSECOND
+from sidequest.backends.instants import EPOCH, MICROSECOND
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import NewJob
 from sidequest.jobs.states import State

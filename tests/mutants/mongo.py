@@ -7,16 +7,16 @@ from functools import partial
 
 from tests.mutants.mutant import Mutant
 
-backend = partial(Mutant, file="backends/mongo.py")
-changes = partial(Mutant, file="backends/mongo_changes.py")
-claims = partial(Mutant, file="backends/mongo_claim.py")
-counts = partial(Mutant, file="backends/mongo_counts.py")
-deletion = partial(Mutant, file="backends/mongo_deletion.py")
-documents = partial(Mutant, file="backends/mongo_documents.py")
-ids = partial(Mutant, file="backends/mongo_ids.py")
-inserts = partial(Mutant, file="backends/mongo_insert.py")
-steps = partial(Mutant, file="backends/mongo_schema.py")
-sessions = partial(Mutant, file="backends/mongo_session.py")
+backend = partial(Mutant, file="backends/mongo/backend.py")
+changes = partial(Mutant, file="backends/mongo/changes.py")
+claims = partial(Mutant, file="backends/mongo/claim.py")
+counts = partial(Mutant, file="backends/mongo/counts.py")
+deletion = partial(Mutant, file="backends/mongo/deletion.py")
+documents = partial(Mutant, file="backends/mongo/documents.py")
+ids = partial(Mutant, file="backends/mongo/ids.py")
+inserts = partial(Mutant, file="backends/mongo/insert.py")
+steps = partial(Mutant, file="backends/mongo/schema.py")
+sessions = partial(Mutant, file="backends/mongo/session.py")
 schema = partial(Mutant, file="backends/migrations/mongo/0001_jobs_queues_engines.json")
 
 SET, ALONE, BOTH = ("mongodb",), ("mongodb-standalone",), ("mongodb", "mongodb-standalone")
@@ -61,8 +61,8 @@ MUTANTS: Sequence[Mutant] = (
     ),
     changes(
         name="a refused change names the wrong job",
-        before='return [found[each["index"]].changes[0].id for each in failed]',
-        after='return [found[each["index"] - 1].changes[0].id for each in failed]',
+        before='(found[int(each["index"])] for each in failed)',
+        after='(found[int(each["index"]) - 1] for each in failed)',
         seen_by="test_fence.py::test_one_refused_change_does_not_hold_up_the_others",
         databases=ALONE,
     ),

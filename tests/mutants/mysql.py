@@ -7,9 +7,9 @@ from functools import partial
 
 from tests.mutants.mutant import Mutant
 
-backend = partial(Mutant, file="backends/mysql.py")
-pool = partial(Mutant, file="backends/mysql_pool.py")
-sessions = partial(Mutant, file="backends/mysql_session.py")
+backend = partial(Mutant, file="backends/mysql/backend.py")
+pool = partial(Mutant, file="backends/mysql/pool.py")
+sessions = partial(Mutant, file="backends/mysql/session.py")
 schema = partial(Mutant, file="backends/migrations/mysql/0001_jobs_queues_engines.sql")
 
 MUTANTS: Sequence[Mutant] = (

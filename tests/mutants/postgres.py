@@ -7,11 +7,10 @@ from functools import partial
 
 from tests.mutants.mutant import Mutant
 
-backend = partial(Mutant, file="backends/postgres.py")
-pool = partial(Mutant, file="backends/postgres_pool.py")
-sessions = partial(Mutant, file="backends/postgres_session.py")
-pools = partial(Mutant, file="backends/postgres_pool.py")
-urls = partial(Mutant, file="backends/postgres_url.py")
+backend = partial(Mutant, file="backends/postgres/backend.py")
+pool = partial(Mutant, file="backends/postgres/pool.py")
+sessions = partial(Mutant, file="backends/postgres/session.py")
+urls = partial(Mutant, file="backends/postgres/url.py")
 schema = partial(Mutant, file="backends/migrations/postgres/0001_jobs_queues_engines.sql")
 
 MUTANTS: Sequence[Mutant] = (
@@ -226,13 +225,13 @@ MUTANTS: Sequence[Mutant] = (
         after="return str(error) if isinstance(error, asyncpg.PostgresError) else",
         seen_by="test_postgres_trouble.py::test_an_error_does_not_quote_what_is_in_a_row",
     ),
-    pools(
+    pool(
         name="connections to a server that takes no writes are kept",
         before="await pool.expire_connections()",
         after="pass",
         seen_by="test_postgres_trouble.py::test_a_server_that_takes_no_writes_any_more_loses_all_connections",
     ),
-    pools(
+    pool(
         name="giving a connection back takes a round trip",
         before="reset=_nothing_to_reset, ",
         after="",

@@ -7,11 +7,14 @@ from functools import partial
 
 from tests.mutants.mutant import Mutant
 
-statements = partial(Mutant, file="backends/sql.py")
-changes = partial(Mutant, file="backends/changes.py")
-sessions = partial(Mutant, file="backends/session.py")
-rows = partial(Mutant, file="backends/rows.py")
-filters = partial(Mutant, file="backends/filters.py")
+statements = partial(Mutant, file="backends/sql/backend.py")
+instants = partial(Mutant, file="backends/instants.py")
+shapes = partial(Mutant, file="backends/shapes.py")
+work = partial(Mutant, file="backends/work.py")
+changes = partial(Mutant, file="backends/sql/changes.py")
+sessions = partial(Mutant, file="backends/sql/session.py")
+rows = partial(Mutant, file="backends/sql/rows.py")
+filters = partial(Mutant, file="backends/sql/filters.py")
 steps = partial(Mutant, file="backends/migrations/__init__.py")
 
 COUNTING = ("sqlite", "mariadb", "mysql")
@@ -50,7 +53,7 @@ MUTANTS: Sequence[Mutant] = (
         seen_by="test_progress_cancel.py::test_progress_of_an_ended_job_is_ignored",
     ),
     # Changes
-    changes(
+    shapes(
         name="two changes of one job are written in any order",
         before="shapes, seen = {}, set()",
         after="pass",
@@ -63,7 +66,7 @@ MUTANTS: Sequence[Mutant] = (
         "    if shape.state is not None",
         seen_by="test_apply.py::test_columns_not_named_stay",
     ),
-    changes(
+    shapes(
         name="a change may name the state and the id",
         before='"priority", "available_at", "attempt",',
         after='"state", "id", "priority", "available_at", "attempt",',
@@ -133,7 +136,7 @@ MUTANTS: Sequence[Mutant] = (
         "test_insert.py::test_a_bulk_with_one_bad_job_stores_nothing "
         "test_mysql.py::test_after_a_lock_timeout_nothing_is_left_of_the_first_try",
     ),
-    sessions(
+    work(
         name="a sent write is cancelled half-way",
         before="return await asyncio.shield(task)",
         after="return await task",
@@ -171,7 +174,7 @@ MUTANTS: Sequence[Mutant] = (
         after='"ready": True',
         seen_by="test_time.py::test_a_future_job_is_not_claimed_until_promoted",
     ),
-    rows(
+    instants(
         name="the shortest timeout becomes none",
         before="-(-span // MILLISECOND)",
         after="span // MILLISECOND",
@@ -352,8 +355,8 @@ MUTANTS: Sequence[Mutant] = (
     ),
     statements(
         name="a purge takes jobs that do not wait",
-        before='statement = f"DELETE FROM {self.jobs} WHERE {waiting} AND queue = :queue"',
-        after='statement = f"DELETE FROM {self.jobs} WHERE queue = :queue"',
+        before='statement = f"DELETE FROM {self.jobs} WHERE {waiting} AND queue = :queue{self.SOME_ROWS}"',
+        after='statement = f"DELETE FROM {self.jobs} WHERE queue = :queue{self.SOME_ROWS}"',
         seen_by="test_cleanup.py::test_purging_a_queue_deletes_its_waiting_jobs_only",
     ),
     statements(

@@ -7,8 +7,9 @@ from functools import partial
 
 from tests.mutants.mutant import Mutant
 
-backend = partial(Mutant, file="backends/sqlite.py")
-sessions = partial(Mutant, file="backends/sqlite_session.py")
+backend = partial(Mutant, file="backends/sqlite/backend.py")
+sessions = partial(Mutant, file="backends/sqlite/session.py")
+urls = partial(Mutant, file="backends/sqlite/url.py")
 schema = partial(Mutant, file="backends/migrations/sqlite/0001_jobs_queues_engines.sql")
 
 MUTANTS: Sequence[Mutant] = (
@@ -125,8 +126,8 @@ MUTANTS: Sequence[Mutant] = (
     ),
     backend(
         name="an instant in another zone is stored as if it were in UTC",
-        before="instant.astimezone(UTC).replace(tzinfo=None)",
-        after="instant.replace(tzinfo=None)",
+        before="return instant.astimezone(UTC).isoformat(",
+        after="return instant.isoformat(",
         seen_by="test_insert.py::test_an_instant_in_another_zone_is_the_same_instant",
     ),
     # Enqueueing
@@ -216,7 +217,7 @@ MUTANTS: Sequence[Mutant] = (
         after="CONFLICTS = frozenset({sqlite3.SQLITE_LOCKED})",
         seen_by="test_sqlite.py::test_a_lock_held_for_too_long_makes_the_store_unavailable",
     ),
-    backend(
+    urls(
         name="an enqueue does not survive a power cut",
         before='SYNCHRONOUS = {"app": "full",',
         after='SYNCHRONOUS = {"app": "normal",',

@@ -22,7 +22,7 @@ from sidequest.config import DatabaseURL
 from sidequest.jobs.queue import QueueRecord
 from tests.plans.place import Place
 from tests.plans.plan import Seen
-from tests.plans.stock import ENGINES, NOW, QUEUES, SMALL_QUEUE, Stock
+from tests.plans.stock import ENGINES, NOW, QUEUES, SMALL_QUEUE, YOUNG_ENGINE, Stock
 from tests.servers.plugin import SERVERS, database_of
 
 PLACES = {
@@ -114,7 +114,7 @@ async def open_place(database: str, new_url: NewUrl) -> AsyncIterator[Open]:
         await backend.open()
         await backend.migrate()
         await backend.save_queues(QueueRecord(name) for name in (*QUEUES, SMALL_QUEUE))
-        for engine in ENGINES:
+        for engine in (*ENGINES, YOUNG_ENGINE):
             await backend.register_engine(engine, "host", 1, "1.0", "*")
         return place
 

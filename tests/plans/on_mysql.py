@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
-from sidequest.backends.session import Values
+from sidequest.backends.sql.session import Values
 from tests.plans.place import SqlPlace
 from tests.plans.plan import JOBS, PRIMARY, Access, Plan
 from tests.plans.stock import Row, write_in_blocks

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
-from sidequest.backends.parameters import numbered
-from sidequest.backends.session import Values
+from sidequest.backends.sql.parameters import numbered
+from sidequest.backends.sql.session import Values
 from tests.plans.place import SqlPlace
 from tests.plans.plan import JOBS, PRIMARY, Access, Plan
 from tests.plans.stock import Row

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from typing import Any, ClassVar
 
-from sidequest.backends.session import Values
+from sidequest.backends.sql.session import Values
 from tests.plans.place import SqlPlace
 from tests.plans.plan import PRIMARY, Access, Plan
 from tests.plans.stock import Row, write_in_blocks

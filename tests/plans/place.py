@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from sidequest.backends import migrations
 from sidequest.backends.base import Backend
-from sidequest.backends.session import NO_VALUES, Row, Session, Values
-from sidequest.backends.sql import SqlBackend
+from sidequest.backends.sql.backend import SqlBackend
+from sidequest.backends.sql.session import NO_VALUES, Row, Session, Values
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import NewJob
 from tests.plans.plan import Plan

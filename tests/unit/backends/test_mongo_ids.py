@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from sidequest.backends import mongo_ids
-from sidequest.backends.mongo_ids import LARGEST, JobIds
+from sidequest.backends.mongo import ids as mongo_ids
+from sidequest.backends.mongo.ids import LARGEST, JobIds
 
 
 class Counter:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from pymongo import WriteConcern
 
-from sidequest.backends import mongo_url
-from sidequest.backends.mongo_url import Access
+from sidequest.backends.mongo import url as urls
+from sidequest.backends.mongo.url import Access, read_url
 from sidequest.config import DatabaseURL
 from sidequest.errors import ConfigError
 
 
 def read(url: str, role: str = "app") -> Access:
-    return mongo_url.read(DatabaseURL.parse(url), role)
+    return read_url(DatabaseURL.parse(url), role)
 
 
 def test_a_plain_url_has_the_documented_defaults() -> None:
@@ -88,7 +88,7 @@ def test_the_driver_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read("mongodb://host/db?driver=pymongo").driver == "pymongo"
     assert read("mongodb://host/db?driver=motor").driver == "motor"
     real = importlib.util.find_spec
-    monkeypatch.setattr(mongo_url, "find_spec", lambda name: None if name == "motor" else real(name))
+    monkeypatch.setattr(urls, "find_spec", lambda name: None if name == "motor" else real(name))
     assert read("mongodb://host/db").driver == "pymongo"
     with pytest.raises(ConfigError, match="driver=motor needs the package motor, which is not installed"):
         read("mongodb://host/db?driver=motor")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pymysql.err import InterfaceError, InternalError, OperationalError
 
-from sidequest.backends.mysql_session import STATEMENT, Several, as_positional, parts, size, translated
-from sidequest.backends.session import Conflict
+from sidequest.backends.mysql.session import STATEMENT, Several, as_positional, parts, size, translated
+from sidequest.backends.work import Conflict
 from sidequest.errors import BackendUnavailable, SchemaMismatch
 
 

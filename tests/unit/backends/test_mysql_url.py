@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sidequest.backends import mysql_url
-from sidequest.backends.mysql_url import Access
+from sidequest.backends.mysql.url import Access, read_url
 from sidequest.config import DatabaseURL
 from sidequest.errors import ConfigError
 
 
 def read(url: str, role: str = "app") -> Access:
-    return mysql_url.read(DatabaseURL.parse(url), role)
+    return read_url(DatabaseURL.parse(url), role)
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mysql+aiomysql"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidequest.backends import parameters
+from sidequest.backends.sql import parameters
 
 
 def test_numbered_parameters_are_named_once_and_used_again() -> None:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sidequest.backends import postgres_url
-from sidequest.backends.postgres_url import Access
+from sidequest.backends.postgres.url import Access, read_url
 from sidequest.config import DatabaseURL
 from sidequest.errors import ConfigError
 
 
 def read(url: str, role: str = "app") -> Access:
-    return postgres_url.read(DatabaseURL.parse(url), role)
+    return read_url(DatabaseURL.parse(url), role)
 
 
 def test_a_plain_url_has_the_documented_defaults() -> None:

@@ -1,0 +1,1 @@
+"""THE STORE, on PostgreSQL."""

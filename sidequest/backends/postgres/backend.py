@@ -1,0 +1,339 @@
+"""THE STORE, on PostgreSQL 12 or newer, by way of asyncpg.
+
+Connections come from one small pool. A claim skips rows that another engine has locked, so none
+waits for another; ends are written one statement per shape, and are heap-only updates, because no
+index names what they change. Waking engines is LISTEN and NOTIFY, and only a hint.
+"""
+# ruff: noqa: S608 -- what is not a parameter comes from this package
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+from weakref import WeakSet
+
+import asyncpg  # type: ignore[import-untyped]
+from asyncpg.pool import PoolConnectionProxy  # type: ignore[import-untyped]
+
+from sidequest.backends.base import Clock
+from sidequest.backends.postgres.pool import borrowed, close_pool, listen, make_pool
+from sidequest.backends.postgres.session import PostgresSession, as_numbered, at_open, translated
+from sidequest.backends.postgres.url import read_url
+from sidequest.backends.server_time import ServerTime
+from sidequest.backends.shapes import Group
+from sidequest.backends.sql.backend import SqlBackend
+from sidequest.backends.sql.changes import assignments, guard, listed
+from sidequest.backends.sql.rows import CLAIMED, INSERTED, claimed_job
+from sidequest.backends.sql.session import Session, Values
+from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, is_engine
+from sidequest.backends.work import to_the_end
+from sidequest.clock import monotonic
+from sidequest.config import DatabaseURL
+from sidequest.errors import BackendUnavailable, ConfigError
+from sidequest.jobs.record import ClaimedJob
+from sidequest.jobs.states import State
+
+OLDEST = 12
+"""Generated columns came with 12."""
+MIGRATION_TIMEOUT = 3600.0
+"""Seconds for one statement of a schema step, or for the turn to apply it: an index on a big table takes its time."""
+TROUBLE = frozenset({State.FAILED, State.CANCELED})
+"""The states that the column `trouble` tells."""
+TYPES = {
+    "the_id": "bigint", "the_lease": "text", "name": "text", "queue": "text", "args": "text", "state": "text",
+    "ready": "boolean", "priority": "integer", "available_at": "timestamptz", "attempt": "integer",
+    "max_attempts": "integer", "timeout_ms": "bigint", "kill_grace_ms": "bigint", "backoff": "text",
+    "retry_delay_ms": "bigint", "isolated": "boolean", "tags": "text", "meta": "text", "engine": "text", "lease": "text",
+    "inserted_at": "timestamptz", "claimed_at": "timestamptz", "started_at": "timestamptz", "finished_at": "timestamptz",
+    "result": "text", "errors": "text", "progress": "text", "cancel_requested_at": "timestamptz", "interrupts": "integer",
+    "crashes": "integer", "snoozes": "integer",
+}  # fmt: skip
+"""What arrays that are sent hold."""
+
+
+class PostgresBackend(SqlBackend):
+    """`postgresql://user:password@host:5432/database`, with the options of `postgres_url`."""
+
+    dialect: ClassVar[str] = "postgres"
+    READY: ClassVar[str] = "ready"
+    NOT_YET: ClassVar[str] = "NOT ready"
+    AT_ONCE: ClassVar[int] = 250  # even with the longest args and results far from the 1 GB that a message may have
+    LOCK_ROWS: ClassVar[str] = " FOR UPDATE"
+    STEPS_TABLE: ClassVar[str] = (
+        "CREATE TABLE IF NOT EXISTS {schema}{prefix}migrations "
+        '(name text COLLATE "C" PRIMARY KEY, needs text NOT NULL, applied_at timestamptz NOT NULL)'
+    )
+    STEP_APPLIED: ClassVar[str] = (
+        "INSERT INTO {schema}{prefix}migrations (name, needs, applied_at) VALUES ('{step}', '{needs}', now())"
+    )
+
+    def __init__(self, url: DatabaseURL, role: str = "app", *, pool: object | None = None, clock: Clock | None = None) -> None:
+        self._access = read_url(url, role)
+        if pool is not None and not isinstance(pool, asyncpg.Pool) and not is_engine(pool, "asyncpg"):
+            raise TypeError(f"pool must be an asyncpg Pool or an SQLAlchemy AsyncEngine of postgresql+asyncpg, not {pool!r}")
+        schema = f'"{self._access.schema}".' if self._access.schema is not None else ""
+        super().__init__(url, role, pool=pool, clock=clock, schema=schema)
+        self._time = ServerTime(clock)
+        self._turn = asyncio.Lock()
+        self._open_pool: Any = None
+        self._database: str | None = None
+        self._checked: WeakSet[Any] = WeakSet()
+
+    # Opening
+
+    async def open(self) -> None:
+        try:
+            async with self._turn:
+                if self._open_pool is None:
+                    await self._open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open(self) -> None:
+        where, patience = self.url.shown, self._access.command_timeout
+        self._access.check_files()
+        self._open_pool = await make_pool(self._access) if self.pool is None else self.pool
+        async with borrowed(self._open_pool, where, patience, at_open):
+            pass  # who cannot log in is told at once
+        async with self.reader() as session:
+            await self._check_server(session)
+            await self._measure(session)
+
+    async def _check_server(self, session: Session) -> None:
+        statement = "SELECT current_setting('server_version_num')::integer / 10000, current_database()"
+        ((version, self._database),) = await session.fetch(statement)
+        if version < OLDEST:
+            raise ConfigError(f"PostgreSQL {OLDEST} or newer is needed; {self.url.shown} is {version}")
+
+    async def close(self) -> None:
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
+        async with self._turn:
+            pool, self._open_pool = self._open_pool, None
+        if pool is not None and pool is not self.pool:
+            await close_pool(pool)
+
+    def now(self) -> datetime:
+        return self._time.now()
+
+    def ahead(self) -> timedelta:
+        return self._time.ahead()
+
+    async def _measure(self, session: Session) -> None:
+        asked_at = monotonic()
+        ((said,),) = await session.fetch("SELECT clock_timestamp()")
+        self._time.measured(said, asked_at)
+
+    # Telling engines that there is work
+
+    async def announce(self) -> None:
+        # as if it were read: whoever stops meanwhile need not wait for the end of it, as of a write
+        await self.fetch("SELECT pg_notify(:channel, '')", {"channel": self._channel})
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        if self.pool is None and self._access.prepared_statements:  # else there is no connection that stays ours
+            await listen(self._access, self.url.shown, self._channel, heard)
+
+    @property
+    def _channel(self) -> str:
+        """The name of the jobs' table, so that nobody hears of other tables; names have at most 63 bytes."""
+        name = self.jobs.replace('"', "")
+        return name if len(name) < 64 else f"sidequest_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+    # What each dialect says in its own way
+
+    @asynccontextmanager
+    async def writer(self) -> AsyncGenerator[Session, None]:
+        async with self.reader() as session:
+            if self._time.stale:
+                await self._measure(session)
+            yield session
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncGenerator[PostgresSession, None]:
+        where, patience = self.url.shown, self._access.command_timeout
+        if self._open_pool is None:
+            raise BackendUnavailable(f"{where} is not open")
+        async with borrowed(self._open_pool, where, patience) as connection:
+            yield PostgresSession(connection, where, patience)
+
+    async def session_on(self, connection: object) -> Session:
+        if isinstance(connection, asyncpg.Connection | PoolConnectionProxy):
+            inside: Any = _in_transaction(connection)
+            session: Session = PostgresSession(inside, self.url.shown)
+        elif (sqlalchemy := await connection_of(connection, "asyncpg")) is not None:
+            if sqlalchemy.closed:
+                raise ValueError("connection is closed")
+            inside = (await sqlalchemy.get_raw_connection()).driver_connection
+            session = SqlalchemySession(sqlalchemy, as_numbered, self._translated)
+        else:
+            raise TypeError(
+                f"connection must be an asyncpg connection or an SQLAlchemy AsyncSession or AsyncConnection, not {connection!r}"
+            )
+        await self._check_database(session, getattr(inside, "_con", inside))
+        return session
+
+    async def _check_database(self, session: Session, inside: Any) -> None:
+        """Raise ValueError for a connection to another database; asked once for each connection of the driver."""
+        if inside in self._checked:
+            return
+        ((database,),) = await session.fetch("SELECT current_database()")
+        if self._database not in (None, database):
+            raise ValueError(f"connection is to the database {database!r}; the jobs are in {self.url.shown}")
+        self._checked.add(inside)
+
+    def _translated(self, error: BaseException) -> Exception:
+        return translated(error, self.url.shown)
+
+    def to_column(self, instant: datetime) -> datetime:
+        return instant
+
+    def from_column(self, value: Any) -> datetime:
+        found: datetime = value
+        return found
+
+    @asynccontextmanager
+    async def schema_lock(self, session: Session) -> AsyncGenerator[None, None]:
+        if isinstance(session, PostgresSession):
+            session.timeout = MIGRATION_TIMEOUT
+        await session.fetch("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))", {"name": self.steps})
+        if self._access.schema is not None:
+            await self._create_schema(session, self._access.schema)
+        yield
+
+    async def _create_schema(self, session: Session, name: str) -> None:
+        """Asked for first: CREATE SCHEMA IF NOT EXISTS needs the right to create one even when it is there."""
+        if not await session.fetch("SELECT 1 FROM pg_namespace WHERE nspname = :name", {"name": name}):
+            await session.execute(f'CREATE SCHEMA "{name}"')
+
+    async def table_exists(self, session: Session, table: str) -> bool:
+        ((found,),) = await session.fetch("SELECT to_regclass(:name) IS NOT NULL", {"name": table})
+        return bool(found)
+
+    async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
+        columns = ", ".join(INSERTED)
+        if len(rows) == 1:
+            parameters = ", ".join(f":{name}" for name in INSERTED)
+            ((id,),) = await session.fetch(f"INSERT INTO {self.jobs} ({columns}) VALUES ({parameters}) RETURNING id", rows[0])
+            return (id,)
+        statement = (
+            f"INSERT INTO {self.jobs} ({columns}) SELECT {', '.join(f'new_{name}' for name in INSERTED)} "
+            f"FROM {_rows_of(INSERTED, 'number')} ORDER BY number RETURNING id"
+        )
+        ids: list[int] = []
+        for first in range(0, len(rows), self.AT_ONCE):
+            part = rows[first : first + self.AT_ONCE]
+            ids += [id for (id,) in await session.fetch(statement, _arrays(INSERTED, part))]
+        return ids
+
+    async def insert_queue(self, session: Session, row: Values) -> bool:
+        columns = ", ".join(row)
+        parameters = ", ".join(f":{column}" for column in row)
+        statement = f"INSERT INTO {self.queues} ({columns}) VALUES ({parameters}) ON CONFLICT (name) DO NOTHING"
+        return await session.execute(statement, row) == 1
+
+    async def promote(self, limit: int) -> int:
+        return await self.execute(
+            f"UPDATE {self.jobs} SET ready = TRUE WHERE id = ANY(ARRAY(SELECT id FROM {self.jobs} WHERE NOT ready "
+            f"AND available_at <= :now ORDER BY available_at, id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED))",
+            {"now": self.now(), "limit": limit},
+        )
+
+    async def claim(self, engine: str, lease: str, rooms: Mapping[str, int]) -> Sequence[ClaimedJob]:
+        wanted = {queue: room for queue, room in rooms.items() if room > 0}
+        if not wanted:
+            return ()
+        most = _power_of_ten(max(wanted.values()))
+        statement = (
+            f"UPDATE {self.jobs} SET state = 'claimed', ready = NULL, attempt = attempt + 1, engine = :engine, "
+            f"lease = :lease, claimed_at = :now, started_at = NULL, progress = NULL WHERE id = ANY(ARRAY("
+            f"SELECT c.id FROM unnest(:queues::text[], :rooms::integer[]) AS q(name, room) CROSS JOIN LATERAL "
+            # The inner limit, which the planner can read, keeps it from taking this for a big query.
+            f"(SELECT id FROM (SELECT id FROM {self.jobs} WHERE ready AND queue = q.name "
+            f"ORDER BY priority DESC, available_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED) f LIMIT q.room) c)) "
+            f"RETURNING {CLAIMED}, priority, available_at"
+        )
+        asked = {"engine": engine, "lease": lease, "now": self.now(), "queues": list(wanted), "rooms": list(wanted.values())}
+        rows = await self.autocommit(lambda session: session.fetch(statement, asked))
+        places = {queue: place for place, queue in enumerate(wanted)}
+        ordered = sorted(rows, key=lambda row: (places[row[3]], -row[19], row[20], row[0]))  # RETURNING keeps no order
+        return [claimed_job(row, self.from_column) for row in ordered]
+
+    async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
+        shape, members = group
+        ordered = sorted(members, key=lambda change: change.id)  # two writers of the same jobs do not deadlock
+        asked: dict[str, Any] = {name: [change.columns[name] for change in ordered] for name in shape.columns}
+        if "available_at" in asked:
+            asked["ready"] = [due <= now for due in asked["available_at"]]
+        asked |= {"the_id": [change.id for change in ordered], "the_lease": [change.lease for change in ordered]}
+        names = tuple(asked)
+        # Behind OFFSET 0, and with a comparison that no index serves, the lease is no way into the table: with
+        # stale statistics the planner took it for one, and read the engine's whole past for each row.
+        statement = (
+            f"UPDATE {self.jobs} j SET {assignments(shape, 'r.new_{}'.format)} "
+            f"FROM (SELECT * FROM {_rows_of(names)} OFFSET 0) r "
+            f"WHERE j.id = r.new_the_id AND j.lease IS NOT DISTINCT FROM r.new_the_lease AND {guard(shape)} RETURNING j.id"
+        )
+        written = {id for (id,) in await session.fetch(statement, {**asked, "now": now})}
+        return [change.id for change in members if change.id not in written]
+
+    def among(self, ids: Sequence[int]) -> tuple[str, Values]:
+        return "id = ANY(:ids::bigint[])", {"ids": ids}
+
+    def in_states(self, states: Collection[State]) -> str:
+        if TROUBLE.issuperset(states):
+            return f"trouble IN ({listed(states)})"
+        if set(states) == {State.WAITING}:
+            return "ready IN (TRUE, FALSE)"  # as the index has it
+        return f"state IN ({listed(states)})"
+
+    def counts(self, clause: str) -> str:
+        return f"SELECT state, count(*) FROM {self.jobs} {clause} GROUP BY state"
+
+    def contains(self, column: str, parameter: str) -> str:
+        return f'strpos(lower({column} COLLATE "C"), lower(:{parameter} COLLATE "C")) > 0'  # "C" knows ASCII case only
+
+    def has_tag(self) -> str:
+        return "tags::jsonb ? :tag"
+
+    def bucket(self, column: str) -> str:
+        # Floating-point and rounded: what EXTRACT gives is three times slower.
+        return f"round(date_part('epoch', {column} - :start::timestamptz) * 1000000)::bigint / :width_us"
+
+
+def _in_transaction(connection: Any) -> Any:
+    """The user's connection, if jobs can become part of its transaction. Raises ValueError."""
+    try:
+        closed = connection.is_closed()
+    except asyncpg.InterfaceError:  # it has gone back to its pool
+        closed = True
+    if closed:
+        raise ValueError("connection is closed")
+    if not connection.is_in_transaction():
+        raise ValueError("connection has no open transaction: enqueue inside `async with connection.transaction():`")
+    return connection
+
+
+def _rows_of(names: Sequence[str], number: str | None = None) -> str:
+    """What stands after FROM, so that parallel arrays become rows of `new_…` columns; `number` counts them."""
+    arrays = ", ".join(f":{name}::{TYPES[name]}[]" for name in names)
+    columns = ", ".join(f"new_{name}" for name in names)
+    return f"unnest({arrays}) WITH ORDINALITY AS u({columns}, {number})" if number else f"unnest({arrays}) AS u({columns})"
+
+
+def _arrays(names: Sequence[str], rows: Sequence[Values]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _power_of_ten(number: int) -> int:
+    """The first that is not less, and at least a thousand: few limits make few statements to prepare."""
+    power = 1_000
+    while power < number:
+        power *= 10
+    return power

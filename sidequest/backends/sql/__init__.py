@@ -1,0 +1,1 @@
+"""THE STORE, in SQL: what is the same in every dialect, once."""

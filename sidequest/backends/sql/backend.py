@@ -1,0 +1,515 @@
+"""THE STORE. What is the same in every SQL dialect, written once.
+
+A statement is either the same everywhere and stands here, or it differs: then it is abstract here
+and written in every dialect module, in the same order. Nothing is overridden. Parameters are
+`:name`; statements are made of our own words and the checked prefix, never of what users typed.
+"""
+# ruff: noqa: S608 -- what is not a parameter comes from this package
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
+from typing import Any, ClassVar
+
+from sidequest.backends import migrations
+from sidequest.backends.base import Backend, Bucket, Clock, EngineRecord, JobFilter, Look, MigrationStatus, QueueLook
+from sidequest.backends.instants import EPOCH, MICROSECOND
+from sidequest.backends.shapes import Group, groups
+from sidequest.backends.sql import filters
+from sidequest.backends.sql.rows import (
+    CLAIMED,
+    ENGINE,
+    QUEUE,
+    RECORD,
+    claimed_job,
+    engine_record,
+    insert_row,
+    job_record,
+    queue_record,
+    queue_row,
+)
+from sidequest.backends.sql.session import NO_VALUES, Row, Session, Values, Work, transaction
+from sidequest.backends.work import Conflict, T, persist, to_the_end
+from sidequest.config import DatabaseURL
+from sidequest.errors import BackendUnavailable, SidequestError
+from sidequest.jobs.queue import QueueRecord
+from sidequest.jobs.record import ClaimedJob, JobEnd, JobRecord, NewJob
+from sidequest.jobs.states import State
+from sidequest.jobs.transitions import Change
+
+FINAL_STATES = "('completed', 'failed', 'canceled')"
+HELD_STATES = "('claimed', 'running')"
+PATIENCE = timedelta(seconds=5)
+CHUNK = 5_000
+"""Ids in one statement: one that names a million would hold up everybody else; from 8 000 on MySQL reads all there is."""
+
+
+class SqlBackend(Backend):
+    """A backend whose tables are spoken to in SQL."""
+
+    READY: ClassVar[str]
+    """The condition that a job is waiting and due, literally as the claim index has it."""
+    NOT_YET: ClassVar[str]
+    """The condition that a job is waiting for its time, literally as the due index has it."""
+    CLAIM_ORDER: ClassVar[str] = "priority DESC, available_at, id"
+    """In which order jobs of a queue are claimed, literally as the claim index has it."""
+    AT_ONCE: ClassVar[int] = 1
+    """How many rows `insert_jobs` inserts, and how many changes `write_group` writes, in one statement."""
+    SOME_ROWS: ClassVar[str] = ""
+    """What a DELETE ends with so that it stops before it takes longer than a statement may; it is repeated."""
+    LOCK_ROWS: ClassVar[str]
+    """What a SELECT ends with so that nobody changes its rows before the transaction ends."""
+    STEPS_TABLE: ClassVar[str]
+    """Creates the table of applied schema steps unless it is there."""
+    STEP_APPLIED: ClassVar[str]
+    """Notes the schema step `{step}`, which needs `{needs}`, as applied now: for schemas that are applied by hand."""
+
+    def __init__(
+        self,
+        url: DatabaseURL,
+        role: str,
+        *,
+        pool: object | None = None,
+        clock: Clock | None = None,
+        patience: timedelta = PATIENCE,
+        schema: str = "",
+    ) -> None:
+        """`patience` is how long conflicts are tried again; `schema` stands before the tables' names, with its dot."""
+        super().__init__(url, role, pool=pool, clock=clock)
+        self.schema = schema
+        self.jobs = f"{schema}{url.prefix}jobs"
+        self.queues = f"{schema}{url.prefix}queues"
+        self.engines = f"{schema}{url.prefix}engines"
+        self.steps = f"{schema}{url.prefix}migrations"
+        self.patience = patience
+        self._known_queues: set[str] = set()
+
+    # What each dialect says in its own way
+
+    @abstractmethod
+    def writer(self) -> AbstractAsyncContextManager[Session]:
+        """A connection to write with, ours until the block ends. Raises BackendUnavailable."""
+
+    @abstractmethod
+    def reader(self) -> AbstractAsyncContextManager[Session]:
+        """A connection for one statement that reads. Raises BackendUnavailable."""
+
+    @abstractmethod
+    async def session_on(self, connection: object) -> Session:
+        """The user's own connection as a session in its open transaction. Raises TypeError when it is none of this database."""
+
+    @abstractmethod
+    def to_column(self, instant: datetime) -> Any:
+        """The instant as a column holds it: microseconds kept, and in its order."""
+
+    @abstractmethod
+    def from_column(self, value: Any) -> datetime:
+        """The aware instant, in UTC, that a column holds."""
+
+    @abstractmethod
+    def schema_lock(self, session: Session) -> AbstractAsyncContextManager[None]:
+        """Nobody else applies a step until the block ends; the session is inside a transaction."""
+
+    @abstractmethod
+    async def table_exists(self, session: Session, table: str) -> bool:
+        """Whether there is such a table; `table` as the attributes `jobs`, `queues`, … name it."""
+
+    @abstractmethod
+    async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
+        """Insert the rows, each with the columns `rows.INSERTED`; their ids, in order."""
+
+    @abstractmethod
+    async def insert_queue(self, session: Session, row: Values) -> bool:
+        """Create the queue; False, without an error, when its name exists."""
+
+    @abstractmethod
+    async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
+        """Write changes of one shape where their fence holds; exactly the ids of the others.
+
+        Up to `AT_ONCE` changes are one statement: they may come without a transaction around it.
+        """
+
+    @abstractmethod
+    def among(self, ids: Sequence[int]) -> tuple[str, Values]:
+        """The condition that a job's id is one of these, and its parameters."""
+
+    @abstractmethod
+    def in_states(self, states: Collection[State]) -> str:
+        """The condition that a job is in one of these states, so that an index serves it where there is one."""
+
+    @abstractmethod
+    def counts(self, clause: str) -> str:
+        """Counts the jobs of the WHERE clause (or all, if it is empty) in rows of state and number; a state may come twice."""
+
+    @abstractmethod
+    def contains(self, column: str, parameter: str) -> str:
+        """The condition that the column contains that parameter's text, whatever the ASCII case."""
+
+    @abstractmethod
+    def has_tag(self) -> str:
+        """The condition that the job has the tag of the parameter `:tag`."""
+
+    @abstractmethod
+    def bucket(self, column: str) -> str:
+        """How many whole `:width_us` after `:start_us` (microseconds since 1970) the column's instant is."""
+
+    # How work is done
+
+    async def transact(self, work: Work[T]) -> T:
+        """Do the work in one transaction, also when the caller is cancelled; again after a conflict."""
+        async with self.writer() as session:
+            return await to_the_end(persist(lambda: transaction(session, work), self.patience))
+
+    async def autocommit(self, work: Work[T]) -> T:
+        """Do the work, which is one statement, without the cost of a transaction around it."""
+        async with self.writer() as session:
+            return await to_the_end(persist(lambda: work(session), self.patience))
+
+    async def read(self, work: Work[T]) -> T:
+        """Do the work, which only reads; each of its statements sees what is committed by then."""
+        async with self.reader() as session:
+            return await persist(lambda: work(session), self.patience)
+
+    async def fetch(self, statement: str, values: Values = NO_VALUES) -> Sequence[Row]:
+        return await self.read(lambda session: session.fetch(statement, values))
+
+    async def execute(self, statement: str, values: Values) -> int:
+        return await self.autocommit(lambda session: session.execute(statement, values))
+
+    # The schema
+
+    async def migrate(self) -> Sequence[str]:
+        seen = await self.migration_status()
+        if not seen.pending and not seen.unknown:
+            return ()
+        names: list[str] = []
+        while name := await self.transact(self._apply_next_step):
+            names.append(name)
+        return names
+
+    async def _apply_next_step(self, session: Session) -> str | None:
+        async with self.schema_lock(session):
+            return await self._apply_next_locked(session)
+
+    async def _apply_next_locked(self, session: Session) -> str | None:
+        await session.execute(migrations.fill(self.STEPS_TABLE, self.url.prefix, self.schema))
+        seen = await self._read_status(session)
+        migrations.refuse_newer(seen, self.url.shown)
+        steps = [step for step in migrations.steps(self.dialect) if step.name in seen.pending]
+        if not steps:
+            return None
+        try:
+            for statement in steps[0].statements(self.url.prefix, self.schema):
+                await session.execute(statement)
+        except SidequestError as error:
+            error.add_note(f"in schema step {steps[0].name} of {self.url.shown}")
+            raise
+        note = f"INSERT INTO {self.steps} (name, needs, applied_at) VALUES (:name, :needs, :now)"
+        await session.execute(note, {"name": steps[0].name, "needs": steps[0].needs, "now": self.to_column(self.now())})
+        return steps[0].name
+
+    async def migration_status(self) -> MigrationStatus:
+        return await self.read(self._read_status)
+
+    async def _read_status(self, session: Session) -> MigrationStatus:
+        known = migrations.steps(self.dialect)
+        if not await self.table_exists(session, self.steps):
+            return migrations.status(known, {})
+        rows = await session.fetch(f"SELECT name, needs FROM {self.steps}")
+        return migrations.status(known, dict(rows))
+
+    def migration_sql(self) -> str:
+        schema = [f"CREATE SCHEMA IF NOT EXISTS {self.schema.rstrip('.')};"] if self.schema else []
+        parts = [*schema, f"{self.STEPS_TABLE};"]
+        for step in migrations.steps(self.dialect):
+            applied = self.STEP_APPLIED.replace("{step}", step.name).replace("{needs}", step.needs)
+            parts += [f"-- {step.name}", step.text.strip(), f"{applied};"]
+        return migrations.fill("\n\n".join(parts), self.url.prefix, self.schema) + "\n"
+
+    async def check_schema(self) -> None:
+        migrations.refuse_unfit(await self.migration_status(), self.url.shown)
+
+    # Enqueueing
+
+    async def insert(
+        self, jobs: Sequence[NewJob], queue_defaults: QueueRecord, connection: object | None = None
+    ) -> Sequence[int]:
+        session = None if connection is None else await self.session_on(connection)
+        if not jobs:
+            return ()
+        now = self.now()
+        rows = [insert_row(job, now, self.to_column) for job in jobs]
+        fresh = sorted({job.queue for job in jobs} - self._known_queues)
+        queues = [queue_row(QueueRecord(name, *_settings(queue_defaults)), now, self.to_column) for name in fresh]
+        if session is not None:  # the transaction is the user's: no retry, and nothing is known until it commits
+            try:
+                return await self._insert_all(session, queues, rows)
+            except Conflict as conflict:
+                raise BackendUnavailable(f"the transaction met another one, and has to begin anew: {conflict}") from conflict
+        run = self.transact if queues or len(rows) > self.AT_ONCE else self.autocommit
+        ids = await run(partial(self._insert_all, queues=queues, rows=rows))
+        self._known_queues.update(fresh)
+        return ids
+
+    async def _insert_all(self, session: Session, queues: Sequence[Values], rows: Sequence[Values]) -> Sequence[int]:
+        for queue in queues:
+            await self.insert_queue(session, queue)
+        return await self.insert_jobs(session, rows)
+
+    # An engine's work: every write is fenced
+
+    async def look(self) -> Look:
+        # The first in order, not EXISTS or min(): with those PostgreSQL may read all there is, 0.7 s for 400 000 jobs.
+        # The order begins with the queue, or else MySQL sorts all that is ready in it.
+        ready = f"WHERE {self.READY} AND queue = q.name ORDER BY queue, {self.CLAIM_ORDER} LIMIT 1"
+        next_due = f"SELECT available_at FROM {self.jobs} WHERE {self.NOT_YET} ORDER BY available_at LIMIT 1"
+        rows = await self.fetch(
+            f"SELECT {QUEUE}, (SELECT 1 FROM {self.jobs} {ready}), ({next_due}) "
+            f"FROM {self.queues} q ORDER BY priority DESC, name"
+        )
+        due = None if not rows or rows[0][5] is None else self.from_column(rows[0][5]) - self.now()
+        return Look([QueueLook(queue_record(row), bool(row[4])) for row in rows], due)
+
+    async def apply(self, changes: Sequence[Change]) -> frozenset[int]:
+        if not changes:
+            return frozenset()
+        by_shape = groups(changes)
+        run = self.autocommit if len(by_shape) == 1 and len(changes) <= self.AT_ONCE else self.transact
+        return await run(lambda session: self._write_all(session, by_shape, self.now()))
+
+    async def _write_all(self, session: Session, by_shape: Sequence[Group], now: datetime) -> frozenset[int]:
+        refused: set[int] = set()
+        for group in by_shape:
+            refused.update(await self.write_group(session, group, now))
+        return frozenset(refused)
+
+    async def save_progress(self, reports: Sequence[tuple[int, str, str]]) -> None:
+        if not reports:
+            return
+        statement = f"UPDATE {self.jobs} SET progress = :text WHERE id = :id AND lease = :lease AND state IN {HELD_STATES}"
+        rows = [{"id": id, "lease": lease, "text": text} for id, lease, text in reports]
+        await self.transact(lambda session: session.execute_many(statement, rows))
+
+    async def cancel_requests(self, engine: str) -> Sequence[int]:
+        rows = await self.fetch(
+            f"SELECT id FROM {self.jobs} WHERE engine = :engine AND cancel_requested_at IS NOT NULL "
+            f"AND state IN {HELD_STATES} ORDER BY id",
+            {"engine": engine},
+        )
+        return [id for (id,) in rows]
+
+    # Engines
+
+    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str) -> None:
+        values = {"id": id, "host": host, "pid": pid, "version": version, "queues": queues, "now": self.to_column(self.now())}
+        await self.transact(partial(self._register_engine, values=values))
+
+    async def _register_engine(self, session: Session, values: Values) -> None:
+        await session.execute(f"DELETE FROM {self.engines} WHERE id = :id", {"id": values["id"]})
+        await session.execute(
+            f"INSERT INTO {self.engines} ({ENGINE}) VALUES (:id, :host, :pid, :version, :queues, :now, :now, 0)", values
+        )
+
+    async def beat(self, id: str) -> bool:
+        statement = f"UPDATE {self.engines} SET beat = beat + 1, heartbeat_at = :now WHERE id = :id"
+        return await self.execute(statement, {"id": id, "now": self.to_column(self.now())}) == 1
+
+    async def list_engines(self) -> Sequence[EngineRecord]:
+        rows = await self.fetch(f"SELECT {ENGINE} FROM {self.engines} ORDER BY started_at, id")
+        return [engine_record(row, self.from_column) for row in rows]
+
+    async def forget_engine(self, id: str) -> None:
+        await self.execute(f"DELETE FROM {self.engines} WHERE id = :id", {"id": id})
+
+    async def held_by(self, engine: str, limit: int) -> Sequence[ClaimedJob]:
+        rows = await self.fetch(
+            f"SELECT {CLAIMED} FROM {self.jobs} WHERE engine = :engine AND state IN {HELD_STATES} ORDER BY id LIMIT :limit",
+            {"engine": engine, "limit": limit},
+        )
+        return [claimed_job(row, self.from_column) for row in rows]
+
+    # Reading
+
+    async def get(self, id: int) -> JobRecord | None:
+        found = await self._records("WHERE id = :id", {"id": id})
+        return found[0] if found else None
+
+    async def get_many(self, ids: Iterable[int]) -> Sequence[JobRecord]:
+        found: list[JobRecord] = []
+        for chunk in _chunks(ids):
+            condition, values = self.among(chunk)
+            found += await self._records(f"WHERE {condition} ORDER BY id", values)
+        return found
+
+    async def ends(self, ids: Iterable[int]) -> tuple[Sequence[JobEnd], frozenset[int]]:
+        ended: list[JobEnd] = []
+        missing: set[int] = set()
+        for chunk in _chunks(ids):
+            condition, values = self.among(chunk)
+            rows = await self.fetch(
+                f"SELECT id, name, state, CASE WHEN state IN {FINAL_STATES} THEN result END, "
+                f"CASE WHEN state IN {FINAL_STATES} THEN errors END FROM {self.jobs} WHERE {condition} ORDER BY id",
+                values,
+            )
+            missing.update(chunk)
+            missing.difference_update(row[0] for row in rows)
+            found = (JobEnd(id, name, State(state), result, errors) for id, name, state, result, errors in rows)
+            ended += [end for end in found if end.state.final]
+        return ended, frozenset(missing)
+
+    async def list_jobs(self, which: JobFilter, limit: int, before: int | None = None) -> Sequence[JobRecord]:
+        clause, values = self._where(which)
+        if before is not None:
+            clause = f"{clause} AND id < :before" if clause else "WHERE id < :before"
+            values["before"] = before
+        values["limit"] = limit
+        return await self._records(f"{clause} ORDER BY id DESC LIMIT :limit", values)
+
+    async def list_after(self, id: int, queue: str | None, limit: int) -> Sequence[JobRecord]:
+        in_queue = "" if queue is None else " AND queue = :queue"
+        values = {"id": id, "limit": limit} | ({} if queue is None else {"queue": queue})
+        return await self._records(f"WHERE id > :id{in_queue} ORDER BY id LIMIT :limit", values)
+
+    async def last_id(self) -> int:
+        rows = await self.fetch(f"SELECT max(id) FROM {self.jobs}")
+        return rows[0][0] or 0
+
+    async def count(self, which: JobFilter) -> Mapping[State, int]:
+        clause, values = self._where(which)
+        found = dict.fromkeys(State, 0)
+        for state, number in await self.fetch(self.counts(clause), values):
+            found[State(state)] += number
+        return found
+
+    async def count_over_time(self, start: datetime, width: timedelta, buckets: int, queue: str | None) -> Sequence[Bucket]:
+        values = {
+            "start": self.to_column(start),
+            "stop": self.to_column(start + width * buckets),
+            "start_us": (start - EPOCH) // MICROSECOND,
+            "width_us": width // MICROSECOND,
+        } | ({} if queue is None else {"queue": queue})
+        in_queue = "" if queue is None else " AND queue = :queue"
+        rows = await self.fetch(
+            f"SELECT {self.bucket('inserted_at')}, 'enqueued', count(*) FROM {self.jobs} "
+            f"WHERE inserted_at >= :start AND inserted_at < :stop{in_queue} GROUP BY 1 "
+            f"UNION ALL SELECT {self.bucket('finished_at')}, state, count(*) FROM {self.jobs} "
+            f"WHERE finished_at >= :start AND finished_at < :stop AND state IN {FINAL_STATES}{in_queue} GROUP BY 1, 2",
+            values,
+        )
+        found: dict[tuple[int, str], int] = {(int(number), what): jobs for number, what, jobs in rows}
+        kinds = ("enqueued", "completed", "failed", "canceled")
+        return [Bucket(start + width * n, *(found.get((n, kind), 0) for kind in kinds)) for n in range(buckets)]
+
+    def _where(self, which: JobFilter) -> tuple[str, dict[str, Any]]:
+        return filters.where(which, self.to_column, self.in_states, self.contains, self.has_tag())
+
+    async def _records(self, rest: str, values: Values) -> Sequence[JobRecord]:
+        rows = await self.fetch(f"SELECT {RECORD} FROM {self.jobs} {rest}", values)
+        return [job_record(row, self.from_column) for row in rows]
+
+    # Cleaning up
+
+    async def delete(self, ids: Iterable[int]) -> frozenset[int]:
+        chunks = list(_chunks(ids))
+        if not chunks:
+            return frozenset()
+        return await self.transact(lambda session: self._delete_all(session, chunks))
+
+    async def _delete_all(self, session: Session, chunks: Sequence[Sequence[int]]) -> frozenset[int]:
+        deleted: set[int] = set()
+        for chunk in chunks:
+            condition, values = self.among(chunk)
+            free = f"SELECT id FROM {self.jobs} WHERE {condition} AND state NOT IN {HELD_STATES}{self.LOCK_ROWS}"
+            found = [id for (id,) in await session.fetch(free, values)]
+            condition, values = self.among(found)
+            await session.execute(f"DELETE FROM {self.jobs} WHERE {condition}", values)
+            deleted.update(found)
+        return frozenset(deleted)
+
+    async def delete_finished(
+        self, completed_before: datetime, failed_before: datetime, after: int, window: int
+    ) -> tuple[int, int | None]:
+        cutoffs = {"completed_before": self.to_column(completed_before), "failed_before": self.to_column(failed_before)}
+        old = (
+            "(state IN ('completed', 'canceled') AND finished_at < :completed_before "
+            "OR state = 'failed' AND finished_at < :failed_before)"
+        )
+        ((last, rows, oldest, found),) = await self.fetch(
+            f"SELECT max(id), count(*), min(inserted_at), sum(CASE WHEN {old} THEN 1 ELSE 0 END) "
+            f"FROM (SELECT id, inserted_at, state, finished_at FROM {self.jobs} "
+            f"WHERE id > :after ORDER BY id LIMIT :window) w",
+            {**cutoffs, "after": after, "window": window},
+        )
+        deleted = 0
+        if found:
+            statement = f"DELETE FROM {self.jobs} WHERE id > :after AND id <= :last AND {old}"
+            deleted = await self.execute(statement, {**cutoffs, "after": after, "last": last})
+        # Ids rise with inserted_at, and nothing finishes before it came.
+        over = rows < window or self.from_column(oldest) >= max(completed_before, failed_before)
+        return deleted, None if over else last
+
+    # Queues
+
+    async def list_queues(self) -> Sequence[QueueRecord]:
+        rows = await self.fetch(f"SELECT {QUEUE} FROM {self.queues} ORDER BY priority DESC, name")
+        return [queue_record(row) for row in rows]
+
+    async def get_queue(self, name: str) -> QueueRecord | None:
+        rows = await self.fetch(f"SELECT {QUEUE} FROM {self.queues} WHERE name = :name", {"name": name})
+        return queue_record(rows[0]) if rows else None
+
+    async def create_queue(self, queue: QueueRecord) -> bool:
+        row = queue_row(queue, self.now(), self.to_column)
+        return await self.autocommit(lambda session: self.insert_queue(session, row))
+
+    async def update_queue(
+        self, name: str, *, concurrency: int | None = None, priority: int | None = None, paused: bool | None = None
+    ) -> QueueRecord | None:
+        given = {"concurrency": concurrency, "priority": priority, "paused": paused}
+        wanted = {column: value for column, value in given.items() if value is not None}
+        if not wanted:
+            return await self.get_queue(name)
+        values = {**wanted, "name": name, "updated_at": self.to_column(self.now())}
+        return await self.transact(lambda session: self._update_queue(session, (*wanted, "updated_at"), values))
+
+    async def _update_queue(self, session: Session, columns: Iterable[str], values: Values) -> QueueRecord | None:
+        sets = ", ".join(f"{column} = :{column}" for column in columns)
+        await session.execute(f"UPDATE {self.queues} SET {sets} WHERE name = :name", values)
+        rows = await session.fetch(f"SELECT {QUEUE} FROM {self.queues} WHERE name = :name", {"name": values["name"]})
+        return queue_record(rows[0]) if rows else None
+
+    async def save_queues(self, queues: Iterable[QueueRecord]) -> None:
+        rows = [queue_row(queue, self.now(), self.to_column) for queue in queues]
+        if rows:
+            await self.transact(partial(self._save_queues, rows=rows))
+
+    async def _save_queues(self, session: Session, rows: Sequence[Values]) -> None:
+        for row in rows:
+            if not await self.insert_queue(session, row):
+                await self._update_queue(session, ("concurrency", "priority", "paused", "updated_at"), row)
+
+    async def purge_queue(self, name: str) -> int:
+        return await self.transact(lambda session: self._purge(session, name))
+
+    async def _purge(self, session: Session, name: str) -> int:
+        deleted = 0
+        for waiting in (self.NOT_YET, self.READY):  # in this order: what is promoted in between is seen by the second
+            statement = f"DELETE FROM {self.jobs} WHERE {waiting} AND queue = :queue{self.SOME_ROWS}"
+            while piece := await session.execute(statement, {"queue": name}):
+                deleted += piece
+        return deleted
+
+
+def _chunks(ids: Iterable[int]) -> Iterator[Sequence[int]]:
+    ordered = iter(sorted(set(ids)))
+    while chunk := list(islice(ordered, CHUNK)):
+        yield chunk
+
+
+def _settings(queue: QueueRecord) -> tuple[int, int, bool]:
+    return queue.concurrency, queue.priority, queue.paused

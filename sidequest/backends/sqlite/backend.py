@@ -1,0 +1,298 @@
+"""THE STORE, on SQLite: a file on this host, by way of aiosqlite.
+
+One connection writes, one transaction at a time; another one reads beside it (WAL). Every
+transaction begins IMMEDIATE: one that upgrades from reading fails at once, whatever the timeout.
+Time is the host's, because all who share the file are on one host.
+"""
+# ruff: noqa: S608 -- what is not a parameter comes from this package
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, ClassVar
+
+import aiosqlite
+
+from sidequest import clock as clocks
+from sidequest.backends.base import Clock
+from sidequest.backends.shapes import Group
+from sidequest.backends.sql.backend import SqlBackend
+from sidequest.backends.sql.changes import assignments, guard, listed, values, write_together
+from sidequest.backends.sql.rows import CLAIMED, INSERTED, claimed_job
+from sidequest.backends.sql.session import Row, Session, Values
+from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, engine_session, is_engine
+from sidequest.backends.sqlite.session import SqliteSession, connect, translated
+from sidequest.backends.sqlite.url import read_url
+from sidequest.backends.work import persist, to_the_end
+from sidequest.config import DatabaseURL
+from sidequest.errors import BackendUnavailable, ConfigError
+from sidequest.jobs.record import ClaimedJob
+from sidequest.jobs.states import State
+from sidequest.jobs.transitions import Change
+
+OLDEST = (3, 35)
+"""RETURNING came with 3.35."""
+FEW_STATES = frozenset({State.CLAIMED, State.RUNNING, State.FAILED, State.CANCELED})
+FEW = "state <> 'waiting' AND state <> 'completed'"
+"""As the partial index has it: SQLite uses one only for statements that say the very same."""
+CACHE = 32_000
+"""Kilobytes of pages that the writer may keep: a batch changes more than SQLite's own 2 000, which then spill half-way."""
+CHECKPOINT = 4_000
+"""Pages in the log (16 MB) at which they are moved into the file: those of a busy table come up again and again."""
+
+
+class SqliteBackend(SqlBackend):
+    """`sqlite:///file.db`, with `?busy_timeout=` (seconds) and `?synchronous=full|normal`."""
+
+    dialect: ClassVar[str] = "sqlite"
+    READY: ClassVar[str] = "ready = 1"
+    NOT_YET: ClassVar[str] = "ready = 0"
+    LOCK_ROWS: ClassVar[str] = ""
+    STEPS_TABLE: ClassVar[str] = (
+        "CREATE TABLE IF NOT EXISTS {prefix}migrations "
+        "(name TEXT NOT NULL PRIMARY KEY, needs TEXT NOT NULL, applied_at TEXT NOT NULL)"
+    )
+    STEP_APPLIED: ClassVar[str] = (
+        "INSERT INTO {prefix}migrations (name, needs, applied_at) "
+        "VALUES ('{step}', '{needs}', strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
+    )
+
+    def __init__(self, url: DatabaseURL, role: str = "app", *, pool: object | None = None, clock: Clock | None = None) -> None:
+        self._access = read_url(url, role)
+        if pool is not None and not is_engine(pool, "aiosqlite"):
+            raise TypeError(f"pool must be an SQLAlchemy AsyncEngine of sqlite+aiosqlite, not {pool!r}")
+        super().__init__(url, role, pool=pool, clock=clock, patience=self._access.busy_timeout)
+        self._turn = asyncio.Lock()
+        self._writer: SqliteSession | None = None
+        self._reader: SqliteSession | None = None
+
+    # Opening
+
+    async def open(self) -> None:
+        if sqlite3.sqlite_version_info < OLDEST:
+            raise ConfigError(f"SQLite 3.35 or newer is needed; this Python has {sqlite3.sqlite_version}")
+        if self.pool is not None:
+            return
+        try:
+            await to_the_end(self._open())
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open(self) -> None:
+        path, timeout = self._access.path, self.patience.total_seconds()
+        async with self._turn:
+            if self._writer is None:
+                self._writer = await connect(path, timeout)
+                await persist(self._prepare_writer, self.patience)
+            if self._reader is None:
+                self._reader = await connect(path, timeout)
+                await persist(self._prepare_reader, self.patience)
+
+    async def _prepare_writer(self) -> None:
+        assert self._writer is not None
+        ((mode,),) = await self._writer.opening("PRAGMA journal_mode = WAL")
+        if mode != "wal":
+            raise ConfigError(f"{self.url.shown}: SQLite cannot keep a write-ahead log there (journal mode is {mode!r})")
+        await self._writer.opening(f"PRAGMA synchronous = {self._access.synchronous}")
+        await self._writer.opening(f"PRAGMA cache_size = {-CACHE}")
+        await self._writer.opening(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
+        await self._writer.opening("PRAGMA temp_store = memory")  # what undoes half a statement needs no file
+        await self._writer.probe()
+
+    async def _prepare_reader(self) -> None:
+        assert self._reader is not None
+        await self._reader.opening("PRAGMA query_only = 1")
+
+    async def close(self) -> None:
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
+        async with self._turn:
+            reader, writer = self._reader, self._writer
+            self._reader = self._writer = None
+            try:
+                if reader is not None:
+                    await reader.close()
+            finally:
+                if writer is not None:
+                    await writer.close()
+
+    def now(self) -> datetime:
+        return self.clock() if self.clock is not None else clocks.utc_now()
+
+    def ahead(self) -> timedelta:
+        return timedelta(0)
+
+    # Telling engines that there is work: all who share the file are on this host, where a socket tells
+
+    async def announce(self) -> None:
+        pass
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        pass
+
+    # What each dialect says in its own way
+
+    def writer(self) -> AbstractAsyncContextManager[Session]:
+        if self.pool is not None:
+            return engine_session(self.pool, _as_they_are, self._translated)
+        return self._writing()
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncGenerator[Session, None]:
+        async with self._turn:
+            yield self._opened(self._writer)
+
+    def reader(self) -> AbstractAsyncContextManager[Session]:
+        if self.pool is not None:
+            return self.writer()
+        return self._reading()
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncGenerator[Session, None]:
+        yield self._opened(self._reader)
+
+    def _opened(self, session: SqliteSession | None) -> SqliteSession:
+        if session is None:
+            raise BackendUnavailable(f"{self.url.shown} is not open")
+        return session
+
+    async def session_on(self, connection: object) -> Session:
+        if isinstance(connection, aiosqlite.Connection):
+            if connection.isolation_level is None and not connection.in_transaction:
+                raise ValueError("connection has no open transaction: begin one, or leave connection= out")
+            return SqliteSession(connection, self._access.path)
+        if (sqlalchemy := await connection_of(connection, "aiosqlite")) is not None:
+            return SqlalchemySession(sqlalchemy, _as_they_are, self._translated)
+        raise TypeError(
+            "connection must be an open aiosqlite connection, or an SQLAlchemy AsyncSession or AsyncConnection, "
+            f"not {connection!r}"
+        )
+
+    def _translated(self, error: BaseException) -> Exception:
+        return translated(error, self._access.path)
+
+    def to_column(self, instant: datetime) -> str:
+        return instant.astimezone(UTC).isoformat(" ", "microseconds")[:26]  # all but the +00:00
+
+    def from_column(self, value: Any) -> datetime:
+        return datetime.fromisoformat(f"{value}+00:00")
+
+    def schema_lock(self, session: Session) -> AbstractAsyncContextManager[None]:
+        return nullcontext()  # BEGIN IMMEDIATE has locked everybody out
+
+    async def table_exists(self, session: Session, table: str) -> bool:
+        found = await session.fetch("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name", {"name": table})
+        return bool(found)
+
+    async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
+        insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}) VALUES ({', '.join(f':{name}' for name in INSERTED)})"
+        if len(rows) == 1:
+            ((id,),) = await session.fetch(f"{insert} RETURNING id", rows[0])
+            return (id,)
+        await session.execute_many(insert, rows)
+        ((last,),) = await session.fetch("SELECT last_insert_rowid()")
+        return range(last - len(rows) + 1, last + 1)  # AUTOINCREMENT leaves no gaps while we hold the write lock
+
+    async def insert_queue(self, session: Session, row: Values) -> bool:
+        columns = ", ".join(row)
+        parameters = ", ".join(f":{column}" for column in row)
+        statement = f"INSERT INTO {self.queues} ({columns}) VALUES ({parameters}) ON CONFLICT (name) DO NOTHING"
+        return await session.execute(statement, row) == 1
+
+    async def promote(self, limit: int) -> int:
+        return await self.execute(
+            f"UPDATE {self.jobs} SET ready = 1 WHERE id IN (SELECT id FROM {self.jobs} "
+            f"WHERE ready = 0 AND available_at <= :now ORDER BY available_at, id LIMIT :limit)",
+            {"now": self.to_column(self.now()), "limit": limit},
+        )
+
+    async def claim(self, engine: str, lease: str, rooms: Mapping[str, int]) -> Sequence[ClaimedJob]:
+        now = self.to_column(self.now())
+        orders = [
+            {"engine": engine, "lease": lease, "now": now, "queue": queue, "room": room}
+            for queue, room in rooms.items()
+            if room > 0
+        ]
+        if not orders:
+            return ()
+        run = self.autocommit if len(orders) == 1 else self.transact
+        rows = await run(lambda session: self._claim_all(session, orders))
+        return [claimed_job(row, self.from_column) for row in rows]
+
+    async def _claim_all(self, session: Session, orders: Iterable[Values]) -> Sequence[Row]:
+        statement = (
+            f"UPDATE {self.jobs} SET state = 'claimed', ready = NULL, attempt = attempt + 1, engine = :engine, "
+            f"lease = :lease, claimed_at = :now, started_at = NULL, progress = NULL WHERE id IN "
+            f"(SELECT id FROM {self.jobs} WHERE ready = 1 AND queue = :queue "
+            f"ORDER BY priority DESC, available_at, id LIMIT :room) RETURNING {CLAIMED}, priority, available_at"
+        )
+        claimed: list[Row] = []
+        for order in orders:
+            claimed += sorted(await session.fetch(statement, order), key=_claim_order)  # RETURNING keeps no order
+        return claimed
+
+    async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
+        shape, members = group
+        update = f"UPDATE {self.jobs} SET {assignments(shape)} WHERE id = :the_id AND lease IS :the_lease AND {guard(shape)}"
+
+        async def write(changes: Iterable[Change]) -> int:
+            return await session.execute_many(update, [values(change, now, self.to_column) for change in changes])
+
+        if len(members) == 1:
+            return () if await session.execute(update, values(members[0], now, self.to_column)) else (members[0].id,)
+        return await write_together(session, members, write, partial(self._holding, session, group))
+
+    async def _holding(self, session: Session, group: Group) -> frozenset[int]:
+        """The ids whose fence holds; it stays so while we have the write lock."""
+        shape, members = group
+        found = await session.fetch(
+            f"SELECT job.id FROM json_each(:fences) f CROSS JOIN {self.jobs} job ON job.id = json_extract(f.value, '$[0]') "
+            f"WHERE lease IS json_extract(f.value, '$[1]') AND {guard(shape)}",
+            {"fences": json.dumps([(change.id, change.lease) for change in members])},
+        )
+        return frozenset(id for (id,) in found)
+
+    def among(self, ids: Sequence[int]) -> tuple[str, Values]:
+        return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(ids)}
+
+    def in_states(self, states: Collection[State]) -> str:
+        few = f"{FEW} AND " if FEW_STATES.issuperset(states) else ""
+        return f"{few}state IN ({listed(states)})"
+
+    def counts(self, clause: str) -> str:
+        if clause:
+            return f"SELECT state, count(*) FROM {self.jobs} {clause} GROUP BY state"
+        due, later = (f"SELECT count(*) FROM {self.jobs} WHERE {condition}" for condition in (self.READY, self.NOT_YET))
+        settled = f"FROM {self.jobs} WHERE {FEW}"
+        return (  # each from an index; the completed ones are all that are nothing else
+            f"SELECT 'waiting', ({due}) + ({later}) UNION ALL SELECT state, count(*) {settled} GROUP BY state UNION ALL "
+            f"SELECT 'completed', (SELECT count(*) FROM {self.jobs}) - ({due}) - ({later}) - (SELECT count(*) {settled})"
+        )
+
+    def contains(self, column: str, parameter: str) -> str:
+        return f"instr(lower({column}), lower(:{parameter})) > 0"  # LIKE refuses patterns of more than 50 000 bytes
+
+    def has_tag(self) -> str:
+        return "EXISTS(SELECT 1 FROM json_each(tags) WHERE value = :tag)"
+
+    def bucket(self, column: str) -> str:
+        # The fraction is taken apart: strftime rounds it in some versions.
+        seconds = f"CAST(strftime('%s', substr({column}, 1, 19)) AS INTEGER)"
+        return f"({seconds} * 1000000 + CAST(substr({column}, 21) AS INTEGER) - :start_us) / :width_us"
+
+
+def _as_they_are(statement: str, values: Values) -> tuple[str, Values]:
+    return statement, values
+
+
+def _claim_order(row: Row) -> tuple[int, str, int]:
+    *_, priority, available_at = row
+    return -priority, available_at, row[0]
