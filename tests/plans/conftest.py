@@ -120,7 +120,7 @@ async def open_place(database: str, new_url: NewUrl) -> AsyncIterator[Open]:
 
     yield open_place
     for place in opened:
-        await place.backend.close()
+        await place.close()
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,10 @@ class MongoPlace(Place):
         client: MongoClient[Document] = MongoClient(url, tz_aware=True)
         return client[urlsplit(url).path.strip("/")]
 
+    async def close(self) -> None:
+        self.database.client.close()
+        await super().close()
+
     async def fill(self) -> None:
         from pymongo import WriteConcern
 

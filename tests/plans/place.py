@@ -29,6 +29,9 @@ class Place(ABC):
         self.backend = backend
         self.stock = stock
 
+    async def close(self) -> None:
+        await self.backend.close()
+
     @abstractmethod
     async def fill(self) -> None:
         """Put the stock into the empty tables, by the fastest way there is."""
