@@ -294,10 +294,14 @@ async def test_an_app_that_is_killed_takes_its_engine_and_workers_along(serve: S
     await eventually(lambda: not marked_processes(mark), within=10)
 
 
-async def test_a_handler_awaits_a_result(serve: Serve) -> None:
-    fastapi, aiohttp = await serve("fastapi"), await serve("aiohttp")
-    assert (await fastapi.http.get("/primes/100")).json() == {"primes": 25}
-    answer = await aiohttp.http.post("/thumbnails?width=640&height=320&wait=1")
+async def test_a_fastapi_handler_awaits_a_result(serve: Serve) -> None:
+    web = await serve("fastapi")
+    assert (await web.http.get("/primes/100")).json() == {"primes": 25}
+
+
+async def test_an_aiohttp_handler_awaits_a_result(serve: Serve) -> None:
+    web = await serve("aiohttp")
+    answer = await web.http.post("/thumbnails?width=640&height=320&wait=1")
     assert (answer.status_code, answer.json()) == (200, {"width": 320, "height": 160})
 
 
