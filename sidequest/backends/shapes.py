@@ -31,18 +31,26 @@ def groups(changes: Iterable[Change]) -> Sequence[Group]:
     found: list[tuple[Shape, list[Change]]] = []
     shapes: dict[Shape, list[Change]] = {}
     seen: set[int] = set()
+    shape: Shape | None = None
+    members: list[Change] = []
     for change in changes:
         if change.id in seen:
-            shapes, seen = {}, set()
+            shapes, seen, shape = {}, set(), None
         seen.add(change.id)
-        shape = Shape(change.before, change.state, tuple(change.columns))
-        members = shapes.get(shape)
-        if members is None:
-            _check(shape)
-            members = shapes[shape] = []
-            found.append((shape, members))
+        if shape is None or not _has(change, shape):
+            shape = Shape(change.before, change.state, tuple(change.columns))
+            if shape not in shapes:
+                _check(shape)
+                shapes[shape] = []
+                found.append((shape, shapes[shape]))
+            members = shapes[shape]
         members.append(change)
     return found
+
+
+def _has(change: Change, shape: Shape) -> bool:
+    """Whether it has this shape, as most have that of the one before: a hash, which of states is slow, is then spared."""
+    return change.state is shape.state and change.before is shape.before and tuple(change.columns) == shape.columns
 
 
 def _check(shape: Shape) -> None:

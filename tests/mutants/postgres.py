@@ -35,8 +35,8 @@ MUTANTS: Sequence[Mutant] = (
     ),
     backend(
         name="a job sent back for now is not claimable",
-        before='[due <= now for due in asked["available_at"]]',
-        after='[due < now for due in asked["available_at"]]',
+        before='[due <= now for due in columns["available_at"]]',
+        after='[due < now for due in columns["available_at"]]',
         seen_by="test_time.py::test_a_job_sent_back_for_now_is_claimable_at_once",
     ),
     # Claiming

@@ -55,7 +55,7 @@ MUTANTS: Sequence[Mutant] = (
     # Changes
     shapes(
         name="two changes of one job are written in any order",
-        before="shapes, seen = {}, set()",
+        before="shapes, seen, shape = {}, set(), None",
         after="pass",
         seen_by="test_apply.py::test_two_changes_of_one_job_are_written_in_their_order",
     ),
