@@ -25,6 +25,7 @@ class PostgresPlace(SqlPlace):
     forgetting: ClassVar[Sequence[str]] = ("TRUNCATE {prefix}jobs",)
     # Then starts and ends are heap-only updates, worth 43 % (docs/design/decisions/0002-ready-column.md).
     ends_touch_indexes: ClassVar[bool] = False
+    indexes_instants: ClassVar[bool] = False  # of an end; there is one of when they came
 
     async def fill(self) -> None:
         import asyncpg

@@ -35,9 +35,12 @@ class SqlitePlace(SqlPlace):
             connection.execute("PRAGMA cache_size = -500000")  # KiB, so that the indexes grow in memory
             connection.execute("BEGIN IMMEDIATE")
             definitions = self._drop_indexes(connection)
-            await write_in_blocks(
-                map(_cells, self.stock.jobs()), 10_000, lambda block: connection.executemany(statement, block)
-            )
+
+            def write(block: Sequence[Sequence[object]]) -> None:
+                # The cursor must end here: another thread that let go of it would reset the next block's statement.
+                connection.executemany(statement, block)
+
+            await write_in_blocks(map(_cells, self.stock.jobs()), 10_000, write)
             for definition in definitions:
                 connection.execute(definition)
             connection.execute("COMMIT")

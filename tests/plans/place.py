@@ -24,6 +24,8 @@ class Place(ABC):
     """What `Plan.cost` counts."""
     ends_touch_indexes: ClassVar[bool] = True
     """Whether an index is changed when a job is started or ends; if not, none finds jobs by what changes then."""
+    indexes_instants: ClassVar[bool] = True
+    """Whether an index says when jobs came and ended; if not, counting those of an hour reads all jobs."""
 
     def __init__(self, backend: Backend, stock: Stock) -> None:
         self.backend = backend

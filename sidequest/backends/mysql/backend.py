@@ -41,7 +41,7 @@ from sidequest.backends.mysql.url import read_url
 from sidequest.backends.server_time import ServerTime
 from sidequest.backends.shapes import Group, Shape
 from sidequest.backends.sql.backend import SqlBackend
-from sidequest.backends.sql.changes import assignments, guard, listed, row_values, values, write_together
+from sidequest.backends.sql.changes import assignments, guard, listed, row_values, rows_of, write_together
 from sidequest.backends.sql.rows import CLAIMED, INSERTED, claimed_job
 from sidequest.backends.sql.session import Row, Session, Values
 from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, is_engine
@@ -308,10 +308,9 @@ class MysqlBackend(SqlBackend):
         shape, members = group
         ordered = sorted(members, key=attrgetter("id"))
 
-        async def write(changes: Iterable[Change]) -> int:
-            rows = [values(change, now, self.to_column) for change in changes]
+        async def write(changes: Sequence[Change]) -> int:
             changed = 0
-            for part in parts(rows, lambda row: sum(map(size, row.values())), CASES):
+            for part in parts(rows_of(changes, now, self.to_column), lambda row: sum(map(size, row.values())), CASES):
                 changed += await session.execute(*self._update(shape, part))
             return changed
 

@@ -26,7 +26,7 @@ from sidequest.backends.postgres.url import read_url
 from sidequest.backends.server_time import ServerTime
 from sidequest.backends.shapes import Group
 from sidequest.backends.sql.backend import SqlBackend
-from sidequest.backends.sql.changes import assignments, guard, listed
+from sidequest.backends.sql.changes import all_the_same, assignments, guard, listed
 from sidequest.backends.sql.rows import CLAIMED, INSERTED, claimed_job
 from sidequest.backends.sql.session import Session, Values
 from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, is_engine
@@ -271,7 +271,7 @@ class PostgresBackend(SqlBackend):
         columns: dict[str, list[Any]] = {name: [change.columns[name] for change in ordered] for name in shape.columns}
         if "available_at" in columns:
             columns["ready"] = [due <= now for due in columns["available_at"]]
-        shared = {name: column[0] for name, column in columns.items() if column.count(column[0]) == len(column)}
+        shared = {name: column[0] for name, column in columns.items() if all_the_same(column)}
         arrays = {name: column for name, column in columns.items() if name not in shared}
         arrays |= {"the_id": [change.id for change in ordered], "the_lease": [change.lease for change in ordered]}
 

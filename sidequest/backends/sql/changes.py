@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sidequest.backends.shapes import Shape
-from sidequest.backends.sql.rows import ToColumn, column_values
+from sidequest.backends.sql.rows import ToColumn
 from sidequest.backends.sql.session import Session
 from sidequest.jobs.states import FINAL, State
 from sidequest.jobs.transitions import Change
@@ -26,7 +26,10 @@ def assignments(shape: Shape, value: Callable[[str], str] = ":{}".format) -> str
     parts = [f"{column} = {value(column)}" for column in shape.columns]
     if shape.state is not None:
         parts.append(f"state = '{shape.state.value}'")
-        parts.append(f"ready = {_ready_of_waiting(shape, value)}" if shape.state is State.WAITING else "ready = NULL")
+        if shape.state is State.WAITING:
+            parts.append(f"ready = {_ready_of_waiting(shape, value)}")
+        elif State.WAITING in shape.before:  # else it is NULL: SQLite would look into each index that has it
+            parts.append("ready = NULL")
     elif "available_at" in shape.columns:
         parts.append(f"ready = CASE WHEN ready IS NULL THEN NULL ELSE {value('ready')} END")
     if shape.state in FINAL:
@@ -45,16 +48,30 @@ def listed(states: Iterable[State]) -> str:
     return ", ".join(f"'{state.value}'" for state in states)
 
 
-def values(change: Change, now: datetime, to_column: ToColumn) -> dict[str, Any]:
-    """The parameters of one change: its columns, `the_id`, `the_lease`, and `ready` or `now` if asked for."""
-    found = column_values(change.columns, to_column)
-    found["the_id"], found["the_lease"] = change.id, change.lease
-    due = change.columns.get("available_at")
-    if isinstance(due, datetime):
-        found["ready"] = due <= now
-    elif change.state is State.WAITING:
-        found["now"] = to_column(now)
-    return found
+def rows_of(changes: Sequence[Change], now: datetime, to_column: ToColumn) -> Sequence[dict[str, Any]]:
+    """The parameters of changes of one shape: their columns, `the_id`, `the_lease`, and `ready` or `now` if asked for."""
+    shape = changes[0]
+    columns = {name: _in_column([change.columns[name] for change in changes], to_column) for name in shape.columns}
+    columns["the_id"] = [change.id for change in changes]
+    columns["the_lease"] = [change.lease for change in changes]
+    if "available_at" in shape.columns:
+        columns["ready"] = [cast("datetime", change.columns["available_at"]) <= now for change in changes]
+    elif shape.state is State.WAITING:
+        columns["now"] = [to_column(now)] * len(changes)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _in_column(values: Sequence[object], to_column: ToColumn) -> Sequence[Any]:
+    """The values as the column holds them. What all have in common is turned once: an instant may take microseconds."""
+    if all_the_same(values):
+        first = values[0]
+        return [to_column(first) if isinstance(first, datetime) else first] * len(values)
+    return [to_column(value) if isinstance(value, datetime) else value for value in values]
+
+
+def all_the_same(values: Sequence[object]) -> bool:
+    """Whether they are one object. Equality will not do: an hour that comes twice is equal to itself, with any `fold`."""
+    return len(set(map(id, values))) == 1
 
 
 async def write_together(

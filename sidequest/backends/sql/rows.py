@@ -6,7 +6,7 @@ Instants pass through the dialect's `to_column` and `from_column`; all else is t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -134,11 +134,6 @@ def engine_record(row: Row, from_column: FromColumn) -> EngineRecord:
     """From a row of the `ENGINE` columns."""
     id, host, pid, version, queues, started_at, heartbeat_at, beat = row
     return EngineRecord(id, host, pid, version, queues, from_column(started_at), from_column(heartbeat_at), beat)
-
-
-def column_values(columns: Mapping[str, object], to_column: ToColumn) -> dict[str, Any]:
-    """The values as the columns hold them."""
-    return {name: to_column(value) if isinstance(value, datetime) else value for name, value in columns.items()}
 
 
 def _instant(value: Any, from_column: FromColumn) -> datetime | None:

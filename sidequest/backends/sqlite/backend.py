@@ -23,7 +23,7 @@ from sidequest import clock as clocks
 from sidequest.backends.base import Clock
 from sidequest.backends.shapes import Group
 from sidequest.backends.sql.backend import SqlBackend
-from sidequest.backends.sql.changes import assignments, guard, listed, values, write_together
+from sidequest.backends.sql.changes import assignments, guard, listed, rows_of, write_together
 from sidequest.backends.sql.rows import CLAIMED, INSERTED, claimed_job
 from sidequest.backends.sql.session import Row, Session, Values
 from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, engine_session, is_engine
@@ -180,7 +180,8 @@ class SqliteBackend(SqlBackend):
         return translated(error, self._access.path)
 
     def to_column(self, instant: datetime) -> str:
-        return instant.astimezone(UTC).isoformat(" ", "microseconds")[:26]  # all but the +00:00
+        in_utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+        return in_utc.isoformat(" ", "microseconds")[:26]  # all but the +00:00
 
     def from_column(self, value: Any) -> datetime:
         return datetime.fromisoformat(f"{value}+00:00")
@@ -243,11 +244,12 @@ class SqliteBackend(SqlBackend):
         shape, members = group
         update = f"UPDATE {self.jobs} SET {assignments(shape)} WHERE id = :the_id AND lease IS :the_lease AND {guard(shape)}"
 
-        async def write(changes: Iterable[Change]) -> int:
-            return await session.execute_many(update, [values(change, now, self.to_column) for change in changes])
+        async def write(changes: Sequence[Change]) -> int:
+            return await session.execute_many(update, rows_of(changes, now, self.to_column))
 
         if len(members) == 1:
-            return () if await session.execute(update, values(members[0], now, self.to_column)) else (members[0].id,)
+            (values,) = rows_of(members, now, self.to_column)
+            return () if await session.execute(update, values) else (members[0].id,)
         return await write_together(session, members, write, partial(self._holding, session, group))
 
     async def _holding(self, session: Session, group: Group) -> frozenset[int]:
