@@ -175,9 +175,9 @@ class MongoBackend(Backend):
 
     @asynccontextmanager
     async def _working(self, *, on_collections: bool = True, beating: bool = False) -> AsyncGenerator[MongoDatabase, None]:
-        async with nullcontext() if beating or self._turns is None else self._turn_of_work(self._turns):
-            async with self._counted(on_collections) as database:
-                yield database
+        turn = nullcontext() if beating or self._turns is None else self._turn_of_work(self._turns)
+        async with turn, self._counted(on_collections) as database:
+            yield database
 
     @asynccontextmanager
     async def _turn_of_work(self, turns: asyncio.Semaphore) -> AsyncGenerator[None, None]:

@@ -105,10 +105,13 @@ def job_end(document: Document) -> JobEnd:
 
 
 def engine_record(document: Document) -> EngineRecord:
-    names = ("_id", "host", "pid", "version", "queues", "started_at", "heartbeat_at", "beat")
-    home = Home(document["boot"], document["pid_namespace"], document["pid_born"])
-    workers = tuple(WorkerGroup(pid, born) for pid, born in document["workers"])
-    return EngineRecord(*(document[name] for name in names), home, workers, document.get("given_up_by"))
+    return EngineRecord(
+        id=document["_id"],
+        **{name: document[name] for name in ("host", "pid", "version", "queues", "started_at", "heartbeat_at", "beat")},
+        home=Home(document["boot"], document["pid_namespace"], document["pid_born"]),
+        workers=tuple(WorkerGroup(pid, born) for pid, born in document["workers"]),
+        given_up_by=document.get("given_up_by"),
+    )
 
 
 # From records to documents

@@ -116,7 +116,10 @@ class SqlBackend(Backend):
 
     @abstractmethod
     def beating(self, within: timedelta | None) -> AbstractAsyncContextManager[Session]:
-        """The connection that an engine keeps for its beats, for a statement of at most that long. Raises BackendUnavailable."""
+        """The connection that an engine keeps for its beats, for a statement that takes `within` at most.
+
+        Raises BackendUnavailable.
+        """
 
     @abstractmethod
     async def session_on(self, connection: object) -> Session:
