@@ -58,9 +58,9 @@ def has_died(engine: EngineRecord, here: Home) -> bool:
 
 async def end_groups(groups: Iterable[WorkerGroup]) -> bool:
     """Kill what is left of the groups; whether nothing is. Harmless when several do it at once."""
-    left = [group for group in groups if _runs(group)]
     deadline = monotonic() + GONE_WITHIN
-    for group in left:
+    left = [group for group in groups if _state(group) is not None]
+    for group in left:  # also where the leader itself is dead already: what it started may not be
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group.pid, signal.SIGKILL)
     while (left := [group for group in left if _runs(group)]) and monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
@@ -69,28 +69,22 @@ async def end_groups(groups: Iterable[WorkerGroup]) -> bool:
 
 
 def _runs(process: WorkerGroup) -> bool:
-    """Whether the very process is there that was noted. Asked by signal: some hosts hide others' files in /proc."""
+    return _state(process) not in (None, *DEAD)
+
+
+def _state(process: WorkerGroup) -> str | None:
+    """The state of the very process that was noted, as in /proc ("?": hidden from us); None when it is gone.
+
+    Asked by signal first: some hosts hide the files of others' processes.
+    """
     try:
         os.kill(process.pid, 0)
     except ProcessLookupError:
-        return False
+        return None
     except PermissionError:
         pass  # another user's: it is there, and its file may tell since when
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return _answers(process.pid)
     except OSError:
-        return True
-    return fields[0] not in DEAD and fields[19] == process.born
-
-
-def _answers(pid: int) -> bool:
-    """It may have ended just now, or its file is hidden from us."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        return "?"
+    return fields[0] if fields[19] == process.born else None
