@@ -22,6 +22,7 @@ from sidequest.jobs.queue import QueueRecord
 
 ENGINES = ("process", "inline", "off")
 DEFAULT_URL = "sqlite:///sidequest.db"
+ON_LEASE_LOST = ("continue", "kill")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 DURATIONS = ("timeout", "kill_grace", "retry_delay")
 """The options in `job_defaults` that are durations."""
@@ -146,6 +147,16 @@ class Settings:
     """An engine that was silent this long has lost its jobs to the others."""
     rescue_interval: timedelta = timedelta(seconds=15)
     """How often each engine looks for engines that died."""
+    on_lease_lost: str = "continue"
+    """What running jobs do when their engine has not reached the database for most of `lease_life`:
+    `continue`: they go on, and their ends are refused if somebody else has taken them; `kill`: they
+    are stopped before anybody else can take them, and run again."""
+    stale_running: timedelta | None = None
+    """Jobs that run longer than this are taken back, however healthy they are. None: never."""
+    stale_claimed: timedelta | None = None
+    """Jobs that were claimed this long ago and have not started are taken back. None: never."""
+    spool: str | None = None
+    """A directory on this host where the ends of jobs are kept while the database takes none. None: in memory only."""
     keep_completed: timedelta = timedelta(days=30)
     """Completed and canceled jobs are deleted after this long."""
     keep_failed: timedelta = timedelta(days=30)
@@ -204,7 +215,7 @@ class Settings:
     def from_json(data: Mapping[str, Any]) -> Settings:
         values = dict(data)
         for f in fields(Settings):
-            if f.type == "timedelta":
+            if f.type in ("timedelta", "timedelta | None") and values[f.name] is not None:
                 values[f.name] = timedelta(seconds=values[f.name])
         values["queues"] = {name: QueueRecord(**record) for name, record in values["queues"].items()}
         values["queue_defaults"] = QueueRecord(**values["queue_defaults"])
@@ -271,6 +282,22 @@ def _positive(name: str, value: object) -> timedelta:
     return checks.duration(name, value, zero=False)
 
 
+def _age(name: str, value: object) -> timedelta | None:
+    return None if value is None else _positive(name, value)
+
+
+def _directory(name: str, value: object) -> str | None:
+    """Absolute, so that it stays the same place; it is made when it is needed."""
+    if value is None:
+        return None
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    path = Path(checks.text(name, value, 4_000)).absolute()  # pyright: ignore[reportUnknownArgumentType]
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{name} must be a directory, and {path} is none")
+    return str(path)
+
+
 def _url(name: str, value: object) -> str:
     DatabaseURL.parse(value)
     return str(value)
@@ -312,6 +339,10 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "heartbeat_interval": _positive,
     "lease_life": _positive,
     "rescue_interval": _positive,
+    "on_lease_lost": lambda name, value: checks.choice(name, value, ON_LEASE_LOST),
+    "stale_running": _age,
+    "stale_claimed": _age,
+    "spool": _directory,
     "keep_completed": checks.duration,
     "keep_failed": checks.duration,
     "cleanup_interval": _positive,
@@ -333,7 +364,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _parse(name: str, text: str) -> object:
     """An environment variable's text as the kind of value that the setting's check expects."""
     variable = f"SIDEQUEST_{name.upper()}"
-    if name in ("url", "engine", "log_level"):
+    if name in ("url", "engine", "log_level", "on_lease_lost", "spool"):
         return text
     if name in ("queues", "modules"):
         return [part.strip() for part in text.split(",") if part.strip()]

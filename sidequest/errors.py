@@ -3,6 +3,7 @@
     SidequestError
     ├── ConfigError              a setting, URL or job definition is wrong (also a ValueError)
     ├── BackendUnavailable       the database cannot be reached, or refuses to work
+    │   └── BackendFull          it has no room left: a full disk, a quota
     ├── SchemaMismatch           the tables are older or newer than this code
     ├── EngineStartError         the engine process did not become ready
     ├── PayloadError             arguments, a result or meta cannot be stored
@@ -33,6 +34,10 @@ class ConfigError(SidequestError, ValueError):
 
 class BackendUnavailable(SidequestError):
     """The database cannot be reached or refuses to work; trying again later may help."""
+
+
+class BackendFull(BackendUnavailable):
+    """The database has no room left (a full disk, a quota): it will not help to try again at once."""
 
 
 class SchemaMismatch(SidequestError):

@@ -184,6 +184,8 @@ class EngineProcess:
         match kind:
             case Kind.ENDED:
                 self._on_ended(read_json(payload))
+            case Kind.READY:
+                self.engine_id = read_json(payload)["engine"]  # others gave it up, and it goes on under another id
             case Kind.WORKERS:
                 self._workers = {pid: _born(pid) for pid in read_json(payload)}
             case Kind.FAILED:

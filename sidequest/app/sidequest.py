@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -52,6 +53,10 @@ class SidequestSettings(TypedDict, total=False):
     heartbeat_interval: Seconds
     lease_life: Seconds
     rescue_interval: Seconds
+    on_lease_lost: Literal["continue", "kill"]
+    stale_running: Seconds | None
+    stale_claimed: Seconds | None
+    spool: str | os.PathLike[str] | None
     keep_completed: Seconds
     keep_failed: Seconds
     cleanup_interval: Seconds
@@ -304,6 +309,9 @@ class _InlineListener:
 
     def __init__(self, ends: EndWatch | None) -> None:
         self._ends = ends
+
+    def engine_renamed(self, engine_id: str) -> None:
+        """Nobody here needs to know."""
 
     def jobs_ended(self, ids: Sequence[int]) -> None:
         if self._ends is not None:

@@ -3,7 +3,7 @@
 Time is the database's. Every method either does all of what it says or nothing, and may be called
 from several tasks at once. A statement that was sent is never cancelled half-way: when the caller
 is cancelled, the method finishes its transaction first. Lost connections, locks and full disks
-raise BackendUnavailable; conflicts with other writers are retried inside.
+raise BackendUnavailable (the last BackendFull); conflicts with other writers are retried inside.
 """
 
 from __future__ import annotations
@@ -38,6 +38,30 @@ class Look(NamedTuple):
     """Until the next job that is waiting for its time is due; zero or less: promote now."""
 
 
+class Home(NamedTuple):
+    """Where a process lives: two that name the same boot and namespace see each other's process numbers.
+
+    Empty texts: it cannot be told, and nobody may judge by it.
+    """
+
+    boot: str = ""
+    """The kernel's id of this run of the machine."""
+    pid_namespace: str = ""
+    """In which the process number means this process: a container has its own."""
+    born: str = ""
+    """When the process started, in the kernel's ticks: numbers are given again, this not with them."""
+
+
+class WorkerGroup(NamedTuple):
+    """A worker's process group: its leader's number, and when that started (as in `Home.born`)."""
+
+    pid: int
+    born: str
+
+
+NOWHERE = Home()
+
+
 @dataclass(frozen=True, slots=True)
 class EngineRecord:
     """An engine as it stands in the store."""
@@ -51,6 +75,11 @@ class EngineRecord:
     heartbeat_at: datetime
     beat: int
     """Rises with every heartbeat: others watch it with their own monotonic clock."""
+    home: Home = NOWHERE
+    workers: tuple[WorkerGroup, ...] = ()
+    """The worker groups that it had at its last beat."""
+    given_up_by: str | None = None
+    """The engine that found it dead: from then on it cannot beat, and what it holds is taken back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +225,14 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def apply(self, changes: Sequence[Change]) -> frozenset[int]:
+    async def apply(self, changes: Sequence[Change], *, skip_locked: bool = False) -> frozenset[int]:
         """Write the changes whose fence still holds; the ids of those that were not written.
 
         The fence: `lease` is the row's (None matches none), the row's state is one of `before`;
         and a change to waiting is refused while a cancel is requested. Columns not named stay.
-        One transaction for all; a refused change does not hold up the others.
+        One transaction for all; a refused change does not hold up the others. With `skip_locked`
+        neither does a row that somebody else's transaction holds: it is not waited for, and counts
+        as refused.
         """
 
     @abstractmethod
@@ -215,16 +246,27 @@ class Backend(ABC):
     # Engines
 
     @abstractmethod
-    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str) -> None:
+    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str, home: Home = NOWHERE) -> None:
         """Make the engine known, with beat 0."""
 
     @abstractmethod
-    async def beat(self, id: str) -> bool:
-        """Raise the engine's beat by one; False when its row is gone (others gave it up)."""
+    async def beat(self, id: str, workers: Sequence[WorkerGroup] = (), within: timedelta | None = None) -> bool:
+        """Raise the engine's beat by one, and note its worker groups; False when others gave it up, or its row is gone.
+
+        It waits for no other work of this process: an engine's store keeps a connection for it. Raises
+        BackendUnavailable when it has not landed `within` that long (default: as any statement).
+        """
+
+    @abstractmethod
+    async def give_up_engine(self, id: str, by: str, beat: int | None = None) -> bool:
+        """Note that engine `by` found this one dead, unless its beat is no longer `beat` (None: whatever it is).
+
+        Whether it is given up now, by whomever came first; from then on it cannot beat any more.
+        """
 
     @abstractmethod
     async def list_engines(self) -> Sequence[EngineRecord]:
-        """All registered engines, oldest first."""
+        """All engines that have a row, oldest first, also those that were given up."""
 
     @abstractmethod
     async def forget_engine(self, id: str) -> None:

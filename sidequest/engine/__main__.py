@@ -103,6 +103,9 @@ class AppPipe(asyncio.Protocol):
             self._watched.difference_update(seen)
             self.send(Kind.ENDED, seen)
 
+    def engine_renamed(self, engine_id: str) -> None:
+        self.send(Kind.READY, {"engine": engine_id, "pid": os.getpid()})
+
     def workers_changed(self, pids: Sequence[int]) -> None:
         self.send(Kind.WORKERS, list(pids))
 

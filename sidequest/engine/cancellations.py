@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from sidequest.backends.base import Backend
 from sidequest.engine.lanes import Lanes
+from sidequest.engine.trouble import Trouble
 from sidequest.errors import SidequestError
 from sidequest.wire.messages import StopReason
 
@@ -19,7 +20,8 @@ class Cancellations:
     """Looks while the engine holds jobs; at once when told that there is something to see."""
 
     def __init__(self, engine_id: str, store: Backend, lanes: Lanes, any_held: Callable[[], bool]) -> None:
-        self._engine_id = engine_id
+        self.engine_id = engine_id
+        self._trouble = Trouble(logger, "look for cancel requests")
         self._store = store
         self._lanes = lanes
         self._any_held = any_held
@@ -39,7 +41,9 @@ class Cancellations:
             if not self._any_held():
                 continue
             try:
-                for id in await self._store.cancel_requests(self._engine_id):
+                for id in await self._store.cancel_requests(self.engine_id):
                     self._lanes.halt(id, StopReason.CANCEL)
             except SidequestError as error:
-                logger.warning("cannot look for cancel requests: %s", error)
+                self._trouble.met(error)
+            else:
+                self._trouble.over()

@@ -8,6 +8,7 @@ from random import Random
 
 from sidequest.backends.base import Backend
 from sidequest.config import Settings
+from sidequest.engine.trouble import Trouble
 from sidequest.errors import SidequestError
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ class Cleanup:
     def __init__(self, settings: Settings, store: Backend) -> None:
         self._settings = settings
         self._store = store
+        self._trouble = Trouble(logger, "delete old jobs")
         self._chance = Random()
 
     async def run(self) -> None:
@@ -33,7 +35,9 @@ class Cleanup:
                 if deleted:
                     logger.info("deleted %d finished jobs", deleted)
             except SidequestError as error:
-                logger.warning("clean-up failed: %s", error)
+                self._trouble.met(error)
+            else:
+                self._trouble.over()
 
     async def round(self) -> int:
         """One round; how many jobs were deleted."""

@@ -51,6 +51,7 @@ class Crew:
         self._failed_starts = 0
         self._start_not_before = 0.0
         self._stopping = False
+        self._trusted_until_us = 0
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes))
@@ -104,6 +105,7 @@ class Crew:
             if self._stopping or monotonic() < self._start_not_before:
                 return
             lane = Lane(self._owner, self._make_link())
+            lane.link.trust_until(self._trusted_until_us)
             self._lanes.append(lane)
             self.gone.clear()
             self._errands.start(self._live, lane)
@@ -122,6 +124,12 @@ class Crew:
         self._greeting["modules"] = list(dict.fromkeys([*self._greeting["modules"], *modules]))
         for lane in self._lanes:
             lane.link.write(pack_json(Kind.MODULES, {"modules": list(modules), "path": list(path)}))
+
+    def trust_until(self, until: float) -> None:
+        """The engine holds its jobs until then (monotonic); its workers must not outlive that."""
+        self._trusted_until_us = round(until * 1_000_000)
+        for lane in self._lanes:
+            lane.link.trust_until(self._trusted_until_us)
 
     async def _live(self, lane: Lane) -> None:
         try:

@@ -14,6 +14,7 @@ from sidequest.clock import monotonic
 from sidequest.config import Settings
 from sidequest.engine.lanes import Lanes
 from sidequest.engine.queue_scheduler import QueueScheduler
+from sidequest.engine.trouble import Trouble
 from sidequest.errors import SidequestError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ STUCK_WAIT = 0.1
 IDLE_FACTOR = 10
 """An idle dispatcher polls up to this many times slower."""
 TROUBLE_WAIT = 15.0
+"""Seconds between two tries when the database is in trouble, at most; each wait is twice the one before."""
 
 
 class Dispatcher:
@@ -43,7 +45,8 @@ class Dispatcher:
         gate_open: Callable[[], bool],
         uncertain: Callable[[], None],
     ) -> None:
-        self._engine_id = engine_id
+        self.engine_id = engine_id
+        """For whom it claims: another one when others have given up the first."""
         self._store = store
         self._scheduler = scheduler
         self._lanes = lanes
@@ -74,19 +77,16 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self) -> None:
-        trouble = 0.0
+        trouble = Trouble(logger, "claim jobs", [min(TROUBLE_WAIT, self._interval * 2**n) for n in range(16)])
         while not self._closed.is_set():
             try:
                 busy = await self._round()
-                trouble = 0.0
             except SidequestError as error:
-                trouble = min(TROUBLE_WAIT, max(self._interval, trouble * 2))
-                logger.warning("cannot claim jobs, trying again in %.1f s: %s", trouble, error)
-                busy = False
-            if trouble:
-                await _happened(self._closed, trouble)  # nothing else hurries a database in trouble
-            elif not busy:
-                await self._rest()
+                await _happened(self._closed, trouble.met(error))  # nothing else hurries a database in trouble
+            else:
+                trouble.over()
+                if not busy:
+                    await self._rest()
 
     async def _round(self) -> bool:
         """One try to get work; whether another one may follow at once."""
@@ -134,8 +134,9 @@ class Dispatcher:
         rooms = self._scheduler.rooms(self._lanes.loads, self._lanes.slots)
         if not rooms or self._closed.is_set():
             return 0
+        claimer = self.engine_id
         try:
-            jobs = await self._store.claim(self._engine_id, uuid4().hex, rooms)
+            jobs = await self._store.claim(claimer, uuid4().hex, rooms)
         except SidequestError:
             self._uncertain()  # it may have been applied all the same: the next heartbeat sorts it out
             raise
@@ -145,8 +146,12 @@ class Dispatcher:
         for queue, asked in rooms.items():
             if got.get(queue, 0) < asked:
                 self._scheduler.ran_dry(queue)
-        self._lanes.accept(jobs)
-        return len(jobs)
+        mine = [] if claimer != self.engine_id else [job for job in jobs if job.id not in self._lanes.held]
+        if len(mine) < len(jobs):
+            # We were given up meanwhile, or an earlier run of the job, which others had taken, has not stopped here yet.
+            self._uncertain()
+        self._lanes.accept(mine)
+        return len(mine)
 
     async def _rest(self) -> None:
         if not await _happened(self._wake, self._until_next_round()):

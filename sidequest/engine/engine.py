@@ -27,16 +27,19 @@ from sidequest.engine.errands import Errands
 from sidequest.engine.heartbeat import Heartbeat
 from sidequest.engine.lane import Held, Lane
 from sidequest.engine.lanes import Lanes
+from sidequest.engine.leases import Leases
 from sidequest.engine.outbox import Entry, Outbox, ended
 from sidequest.engine.queue_scheduler import QueueScheduler
 from sidequest.engine.requests import Requests
-from sidequest.engine.rescue import Rescue
+from sidequest.engine.rescue import DIED, Rescue
+from sidequest.engine.spool import Spool
 from sidequest.engine.wakeups import Wakeups
 from sidequest.engine.worker_process import Link
 from sidequest.errors import SidequestError
 from sidequest.jobs import transitions
 from sidequest.jobs.naming import Script
-from sidequest.jobs.outcome import Completed, JobError, Outcome, Stopped
+from sidequest.jobs.outcome import Completed, Failed, JobError, Outcome, Stopped
+from sidequest.jobs.record import ClaimedJob
 from sidequest.jobs.states import FINAL, State
 from sidequest.wire.messages import StopReason
 
@@ -49,6 +52,8 @@ SHUTDOWN_GRACE = 1.0
 KILL_WAIT = 3.0
 CLOSE_WAIT = 3.0
 FLUSH_WAIT = 3.0
+FENCE_GRACE = 1.0
+"""Seconds from the request to stop a job until it is killed, when others may soon take it; less with a short lease life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ class Listener(Protocol):
 
     def workers_changed(self, pids: Sequence[int]) -> None: ...
 
+    def engine_renamed(self, engine_id: str) -> None: ...
+
 
 class Engine:
     """Claims, runs and ends jobs until `stop`. Does no I/O before `run`."""
@@ -85,6 +92,7 @@ class Engine:
         self._stop_within: float | None = None
         self._recent: dict[int, None] = {}
         self._writing: dict[int, None] = {}
+        self._in_doubt: list[Entry] = []
 
     # Orders from outside
 
@@ -121,11 +129,14 @@ class Engine:
         async with anyio.create_task_group() as tasks:
             await self._heartbeat.register()
             await self._store.save_queues(self._settings.queues.values())
+            await self._replay()
             if self._orders.predecessor is not None:
-                await self._rescue.release(self._orders.predecessor, "its engine process died")
+                await self._rescue.release(self._orders.predecessor, DIED)
+            await self._rescue.release_dead_of_this_host()
             await tasks.start(self._wakeups.run)
-            for loop in (self._errands.run, self._outbox.run, self._heartbeat.run, self._rescue.run, self._cancellations.run,
-                         self._cleanup.run, self._ends.run, self._announcer.run, self._watch_lanes):  # fmt: skip
+            for loop in (self._errands.run, self._outbox.run, self._heartbeat.run, self._heartbeat.guard,
+                         self._rescue.run, self._cancellations.run, self._cleanup.run, self._ends.run, self._announcer.run,
+                         self._watch_lanes):  # fmt: skip
                 tasks.start_soon(loop)
             self._lanes.crew.warm_up()
             dispatching = asyncio.create_task(self._dispatcher.run())
@@ -146,16 +157,19 @@ class Engine:
         self._errands = Errands()
         self._scheduler = QueueScheduler(settings.max_concurrent_jobs, settings.serve)
         self._lanes = Lanes(settings, self, self._errands, self._make_link, self._greeting(), self._scheduler.concurrency)
-        self._outbox = Outbox(store, self._written, self._refused)
-        self._heartbeat = Heartbeat(self.engine_id, settings, store, self._knows)
+        self._lanes.may_start = lambda: self._heartbeat.trusted
+        self._spool = Spool(settings.spool, store.url.identity, self.engine_id) if settings.spool is not None else None
+        self._outbox = Outbox(store, self._written, self._refused, self._unwritable, self._spool)
+        self._leases = Leases(store, self._holding, self._knows, self._lanes.lose)
+        self._heartbeat = Heartbeat(self.engine_id, settings, store, self._leases, self)
         self._dispatcher = Dispatcher(
             self.engine_id, settings, store, self._scheduler, self._lanes,
-            lambda: self._outbox.gate_open, self._heartbeat.claim_uncertain,
+            lambda: self._outbox.gate_open and self._heartbeat.trusted, self._leases.claim_uncertain,
         )  # fmt: skip
         self._cancellations = Cancellations(self.engine_id, store, self._lanes, lambda: bool(self._lanes.held))
         self._wakeups = Wakeups(self.engine_id, store, self.wake, self.look_for_cancels)
         self._announcer = Announcer(store, self, suffices=settings.serves_all)
-        self._rescue = Rescue(self.engine_id, settings, store, self._heartbeat, self._announcer.work)
+        self._rescue = Rescue(settings, store, self._heartbeat, self._announcer.work, self._replay)
         self._cleanup = Cleanup(settings, store)
         self._ends = EndWatch(store)
         self._ends.hinted = True
@@ -188,12 +202,24 @@ class Engine:
         self._lanes.crew.close_all()
         with anyio.move_on_after(FLUSH_WAIT) as flushing:
             await self._outbox.emptied()
-        if flushing.cancelled_caught:
-            logger.error("the database did not take the last job changes: those jobs will run again")
         await self._announcer.flush()
-        with suppress(SidequestError):
-            await self._store.forget_engine(self.engine_id)
+        if flushing.cancelled_caught:
+            await self._keep_the_rest()  # and its row: others must find what it held
+        else:
+            with suppress(SidequestError):
+                await self._store.forget_engine(self.engine_id)
         await _first_of(CLOSE_WAIT, self._lanes.crew.gone)  # what is left after that is killed with its task
+
+    async def _keep_the_rest(self) -> None:
+        kept = self._spool is not None and await self._outbox.spool_rest()
+        if kept:
+            logger.warning("the database did not take %d job changes: the next engine here writes them", self._outbox.waiting)
+        else:
+            logger.error("the database did not take the last %d job changes: those jobs will run again", self._outbox.waiting)
+
+    async def _replay(self) -> None:
+        if self._spool is not None:
+            await self._spool.replay(self._store)
 
     async def _watch_lanes(self) -> None:
         while True:
@@ -205,6 +231,8 @@ class Engine:
     # What happens on the floor
 
     def job_ended(self, held: Held, outcome: Outcome, started_us: int, finished_us: int) -> None:
+        if held.lost:
+            return  # told when it was found out
         job = held.job
         started_at = self._store_time(started_us) if started_us else None
         change = transitions.finish(job, outcome, started_at, self._store_time(finished_us), self._chance)
@@ -228,12 +256,34 @@ class Engine:
 
     def workers_changed(self, pids: Sequence[int]) -> None:
         self._listener.workers_changed(pids)
+        self._heartbeat.workers_changed(pids)
 
     def worker_request(self, lane: Lane, request: dict[str, Any]) -> None:
         self._errands.start(self._requests.answer, lane, request)
 
-    def _knows(self, id: int) -> bool:
-        return id in self._lanes.held or id in self._writing
+    def _holding(self) -> Sequence[ClaimedJob]:
+        return [held.job for held in self._lanes.held.values() if not held.lost]
+
+    def _knows(self, job: ClaimedJob) -> bool:
+        held = self._lanes.held.get(job.id)
+        return (held is not None and held.job.lease == job.lease) or job.id in self._writing
+
+    # How sure it is of its jobs
+
+    def trusted_until(self, until: float) -> None:
+        if self._settings.on_lease_lost == "kill":
+            self._lanes.crew.trust_until(until)
+        self._lanes.pump()
+
+    def trust_expired(self) -> None:
+        if self._settings.on_lease_lost == "kill":
+            self._lanes.fence(min(FENCE_GRACE, self._settings.lease_life.total_seconds() / 16))
+
+    def engine_renamed(self, engine_id: str) -> None:
+        self.engine_id = self._dispatcher.engine_id = self._cancellations.engine_id = engine_id
+        for id in list(self._lanes.held):
+            self._lanes.halt(id, StopReason.LEASE)
+        self._listener.engine_renamed(engine_id)
 
     def _written(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -250,16 +300,52 @@ class Engine:
             self._announcer.work() if self._stop.is_set() else self._dispatcher.wake()
 
     def _refused(self, entry: Entry) -> None:
-        """The fence held the change off: a cancel came in between, or the job is no longer ours."""
+        """The fence held the change off: a cancel came in between, it had landed before, or the job is no longer ours."""
         if entry.change.state is State.WAITING:
             again = transitions.finish(entry.job, Stopped(), None, self._store.now(), self._chance)
             self._outbox.put(entry.job, again)
             return
-        self._writing.pop(entry.job.id, None)
-        level = logging.DEBUG if entry.change.state is State.CANCELED else logging.WARNING
-        logger.log(
-            level, "job %d was taken away from this engine; its end (%s) was not written", entry.job.id, entry.change.state
-        )
+        if not self._in_doubt:
+            self._errands.start(self._look_into_refusals)
+        self._in_doubt.append(entry)
+
+    async def _look_into_refusals(self) -> None:
+        """Which of the refused had landed after all, and which are others' by now."""
+        entries, self._in_doubt = self._in_doubt, []
+        try:
+            found = await self._store.get_many(entry.job.id for entry in entries)
+        except SidequestError as error:
+            logger.warning("cannot look into %d refused job changes: %s", len(entries), error)
+            self._heartbeat.doubt()
+            return
+        records = {record.id: record for record in found}
+        landed: list[Entry] = []
+        for entry in entries:
+            record = records.get(entry.job.id)
+            if record is not None and record.lease == entry.job.lease:
+                landed.append(entry)  # an earlier try, whose answer was lost
+            elif record is None:
+                logger.warning("job %d is no longer there; its %s was not written", entry.job.id, _named(entry))
+            else:
+                logger.warning(
+                    "job %d was taken from engine %s%s; its %s was not written", entry.job.id, self.engine_id,
+                    f" by engine {record.engine}" if record.engine else "", _named(entry),
+                )  # fmt: skip
+        for entry in entries:
+            if entry.change.state is not State.RUNNING:
+                self._writing.pop(entry.job.id, None)
+        self._written([entry for entry in landed if entry.change.state is not State.RUNNING])
+        if len(landed) < len(entries):
+            self._heartbeat.doubt()
+
+    def _unwritable(self, entry: Entry, error: ValueError) -> None:
+        """The database does not take the values of this end: the job ends as failed, and says so."""
+        logger.error("the end of job %d (%s) cannot be stored: %s", entry.job.id, entry.job.name, error)
+        if entry.change.state is State.FAILED:
+            self._writing.pop(entry.job.id, None)  # not even this: it stays held until its engine is gone
+            return
+        failure = Failed(JobError("result", "NotStorable", f"its end cannot be stored: {error}"))
+        self._outbox.put(entry.job, transitions.finish(entry.job, failure, None, self._store.now(), self._chance))
 
 
 async def _first_of(within: float, *events: asyncio.Event) -> None:
@@ -270,6 +356,10 @@ async def _first_of(within: float, *events: asyncio.Event) -> None:
     finally:
         for wait in waits:
             wait.cancel()
+
+
+def _named(entry: Entry) -> str:
+    return "start" if entry.change.state is State.RUNNING else f"end ({entry.change.state})"
 
 
 def _log_end(id: int, name: str, outcome: Outcome, state: State | None) -> None:

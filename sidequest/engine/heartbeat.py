@@ -1,4 +1,15 @@
-"""ENGINE PROCESS. Says that this engine lives, and gives back leases that nobody here knows of."""
+"""ENGINE PROCESS. Says that this engine lives, and knows how long it may believe that its jobs are its own.
+
+A beat has a connection of its own and waits for nobody. From before a beat that landed was sent, the
+jobs are ours for a lease life, whatever others believe; this engine trusts that for three quarters of
+it. After that it begins nothing new until a beat has landed, and with `on_lease_lost="kill"` stops what
+runs. All of this is measured on the monotonic clock, so it also holds for a process that was frozen.
+
+An engine whose beat finds a row that says who gave it up has lost its jobs, or will in a moment. It
+stops them and goes on under a new id: whoever is still taking back what the old one held must not meet
+what the new one claims. One whose row is gone registers again as the same: the taking back ends with
+the row, so nobody is at it any more.
+"""
 
 from __future__ import annotations
 
@@ -6,76 +17,158 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import suppress
 from random import Random
+from typing import Protocol
+from uuid import uuid4
 
 import sidequest
-from sidequest.backends.base import Backend
+from sidequest.backends.base import Backend, WorkerGroup
 from sidequest.clock import monotonic
 from sidequest.config import Settings
+from sidequest.engine import host
+from sidequest.engine.leases import Leases
+from sidequest.engine.trouble import Trouble
 from sidequest.errors import SidequestError
-from sidequest.jobs import transitions
-from sidequest.jobs.outcome import Released
 
 logger = logging.getLogger(__name__)
-RECONCILE = 1_000
+TRUSTED = 0.75
+"""Of a lease life: how long jobs count as ours after a beat was sent. The rest is for stopping them."""
+WORKERS_TRUSTED = 0.875
+"""The same for workers, who look for themselves: later, so that an engine that can has stopped its jobs before."""
+WAITS = (0.2, 0.5, 1.0, 2.0, 5.0)
+NEWS_PAUSE = 0.5
+"""Seconds in which news about workers gather before a beat carries them."""
+
+
+class Pulse(Protocol):
+    """Who lives by the beats."""
+
+    def trusted_until(self, until: float) -> None:
+        """A beat has landed; workers may go on until then (monotonic)."""
+
+    def trust_expired(self) -> None:
+        """No beat has landed for too long: others may soon take what runs here."""
+
+    def engine_renamed(self, engine_id: str) -> None:
+        """The engine was given up: it stops all that it holds, and goes on under this id."""
 
 
 class Heartbeat:
     """One row, one write per interval, from a loop that runs no user code."""
 
-    def __init__(self, engine_id: str, settings: Settings, store: Backend, known: Callable[[int], bool]) -> None:
-        self._engine_id = engine_id
-        self._settings = settings
-        self._store = store
-        self._known = known
-        self._uncertain = False
-        self._suspects: set[tuple[int, str]] = set()
-        self._chance = Random()
+    def __init__(self, engine_id: str, settings: Settings, store: Backend, leases: Leases, pulse: Pulse) -> None:
+        self.engine_id = engine_id
         self.unbroken_since: float | None = None
         """Since when every beat has reached the database (monotonic); None after one that did not."""
+        self._interval = settings.heartbeat_interval.total_seconds()
+        self._life = settings.lease_life.total_seconds()
+        self._within = settings.heartbeat_interval
+        self._queues = ",".join(settings.serve)
+        self._store = store
+        self._leases = leases
+        self._pulse = pulse
+        self._trouble = Trouble(logger, "beat", WAITS)
+        self._workers: tuple[WorkerGroup, ...] = ()
+        self._confirmed_at = float("-inf")
+        self._confirmed = asyncio.Event()
+        self._due = 0.0
+        self._hurry = asyncio.Event()
+        self._chance = Random()
 
-    def claim_uncertain(self) -> None:
-        """A claim's answer was lost: it may have been applied without anybody here knowing."""
-        self._uncertain = True
+    @property
+    def trusted(self) -> bool:
+        """Whether the jobs here are ours beyond doubt, as far as beats go."""
+        return monotonic() - self._confirmed_at < TRUSTED * self._life
+
+    def workers_changed(self, pids: Sequence[int]) -> None:
+        """Note the worker groups with a beat soon: engines of this host end them should this one die."""
+        self._workers = host.worker_groups(pids)
+        self._hurry_to(monotonic() + NEWS_PAUSE)
+
+    def doubt(self) -> None:
+        """A write was refused as if a job was not ours: beat, and compare, now."""
+        self._leases.doubt()
+        self._hurry_to(monotonic())
 
     async def register(self) -> None:
+        sent_at = monotonic()
         await self._store.register_engine(
-            self._engine_id, socket.gethostname(), os.getpid(), sidequest.__version__, ",".join(self._settings.serve)
+            self.engine_id, socket.gethostname(), os.getpid(), sidequest.__version__, self._queues, host.home()
         )
-        self.unbroken_since = monotonic()
+        self.unbroken_since = sent_at
+        self._landed(sent_at)
 
     async def run(self) -> None:
-        interval = self._settings.heartbeat_interval.total_seconds()
+        """Beat for ever. What cannot reach the database is tried again sooner than the next beat is due."""
         while True:
-            await asyncio.sleep(interval * self._chance.uniform(0.9, 1.1))
+            await self._until_due()
+            sent_at = monotonic()
             try:
-                await self._beat()
+                await self._beat(sent_at)
             except SidequestError as error:
                 self.unbroken_since = None
-                logger.warning("heartbeat failed: %s", error)
+                self._due = monotonic() + min(self._interval, self._trouble.met(error))
+            else:
+                self._trouble.over()
 
-    async def _beat(self) -> None:
-        sent_at = monotonic()
-        if not await self._store.beat(self._engine_id):
-            logger.warning("this engine's row is gone: others believed it dead; registering again")
-            await self.register()
-        if self.unbroken_since is None:
-            self.unbroken_since = sent_at
-        if self._uncertain:
-            await self._reconcile()
+    async def guard(self) -> None:
+        """Tell when trust expires, each time that it does."""
+        while True:
+            left = self._confirmed_at + TRUSTED * self._life - monotonic()
+            if left > 0:
+                await asyncio.sleep(left)
+                continue
+            self._confirmed.clear()
+            self._leases.doubt()
+            logger.warning("no beat has landed for %.0f s: nothing new begins until one does", monotonic() - self._confirmed_at)
+            self._pulse.trust_expired()
+            await self._confirmed.wait()
 
-    async def _reconcile(self) -> None:
-        """Release the jobs that are leased to this engine and that it does not know.
+    async def _beat(self, sent_at: float) -> None:
+        if await self._store.beat(self.engine_id, self._workers, self._within):
+            if self.unbroken_since is None:
+                self.unbroken_since = sent_at
+            if self.trusted:
+                self._landed(sent_at)
+            await self._leases.check(self.engine_id)  # after a long silence nothing begins before this
+            self._landed(sent_at)
+        else:
+            await self._given_up()
 
-        Only what was unknown at the last beat as well: another claim's answer may be on its way.
-        """
-        held = await self._store.held_by(self._engine_id, RECONCILE)
-        unknown = {(job.id, job.lease): job for job in held if not self._known(job.id)}
-        strays = [job for key, job in unknown.items() if key in self._suspects]
-        if strays:
-            now = self._store.now()
-            await self._store.apply([transitions.finish(job, Released(), None, now, self._chance) for job in strays])
-            logger.warning("gave back %d jobs of a claim whose answer was lost", len(strays))
-        self._suspects = unknown.keys() - {(job.id, job.lease) for job in strays}
-        self._uncertain = bool(self._suspects) or len(held) == RECONCILE
+    async def _given_up(self) -> None:
+        """Stop what is lost, and register anew."""
+        old = self.engine_id
+        rows = {engine.id: engine for engine in await self._store.list_engines()}
+        by = rows[old].given_up_by if old in rows else None
+        if not await self._leases.find_lost(old, by):
+            logger.warning("engine %s: its row is gone, %s; it had lost no job", old, _why(by))
+        if by is not None:
+            self.engine_id = uuid4().hex
+            self._leases.left(old, monotonic() + self._life)
+            self._pulse.engine_renamed(self.engine_id)
+            logger.info("engine %s goes on as %s", old, self.engine_id)
+        await self.register()
+
+    def _landed(self, sent_at: float) -> None:
+        self._confirmed_at = sent_at
+        self._due = sent_at + self._interval * self._chance.uniform(0.9, 1.1)
+        self._confirmed.set()
+        self._pulse.trusted_until(sent_at + WORKERS_TRUSTED * self._life)
+
+    def _hurry_to(self, at: float) -> None:
+        if at < self._due:
+            self._due = at
+            self._hurry.set()
+
+    async def _until_due(self) -> None:
+        while (left := self._due - monotonic()) > 0:
+            self._hurry.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._hurry.wait()
+
+
+def _why(given_up_by: str | None) -> str:
+    return f"because engine {given_up_by} believed it dead" if given_up_by else "because others believed it dead, or by hand"

@@ -56,6 +56,9 @@ class InlineLink:
     def current(self) -> tuple[int, int]:
         return (0, 0)
 
+    def trust_until(self, until_us: int) -> None:
+        """There is no process that could end itself."""
+
     async def kill(self, for_job: int) -> None:
         if for_job:
             logger.error("job %d does not stop, and an inline engine cannot kill it", for_job)

@@ -36,6 +36,8 @@ class Held:
     """When its worker is killed (monotonic), should the job not stop by itself."""
     role: Role = Role.SYNC
     lane: Lane | None = None
+    lost: bool = False
+    """Somebody else has it now: it is being stopped, and what comes of it is dropped."""
 
 
 class LaneOwner(Protocol):

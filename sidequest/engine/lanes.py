@@ -83,6 +83,8 @@ class Lanes:
         self._stops = Stops(settings.kill_grace.total_seconds(), errands)
         self._running = 0
         self._stopping = False
+        self.may_start: Callable[[], bool] = lambda: True
+        """Whether claimed jobs may begin: not while it is unsure that they are still ours."""
         self._pump_is_due = False
         self._loop = asyncio.get_running_loop()
 
@@ -117,7 +119,7 @@ class Lanes:
 
     def pump(self) -> None:
         """Give waiting jobs to lanes, and start lanes for those that find none."""
-        if self._stopping:
+        if self._stopping or not self.may_start():
             return
         touched: dict[int, Lane] = {}
         for (queue, role), waiting in self._backlog.items():
@@ -303,6 +305,19 @@ class Lanes:
             return
         self._unshelve(held)
         self._end_unstarted(held, reason)
+
+    def lose(self, ids: Iterable[int]) -> None:
+        """These jobs are somebody else's now: those that run are stopped, and no end of theirs counts."""
+        for id in ids:
+            held = self.held.get(id)
+            if held is not None:
+                held.lost = True
+                self.halt(id, StopReason.LEASE)
+
+    def fence(self, grace: float) -> None:
+        """Others may soon take what runs here: stop it before they can."""
+        for id in self.running():
+            self.halt(id, StopReason.LEASE, grace)
 
     def look(self) -> None:
         """One look: who runs since when, who is over time, which worker is idle."""

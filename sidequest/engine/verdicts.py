@@ -22,7 +22,9 @@ def verdicts(jobs: Sequence[Held], current: Held | None, role: Role | None, deat
     """Each job with its verdict. `current` is the job that the worker was stepping, if it said so."""
     guilty = _guilty(jobs, current, role, death)
     for held in jobs:
-        if held.stop is not None and (death.killed_for is not None or held is guilty):
+        if death.lease_expired and (role is Role.ASYNC or held is current):
+            yield held, _unleased(death)
+        elif held.stop is not None and (death.killed_for is not None or held is guilty):
             yield held, _stopped(held, death)
         elif held is guilty:
             yield held, Crashed(_crash(death))
@@ -53,10 +55,16 @@ def _stopped(held: Held, death: Death) -> Outcome:
             return Stopped()
         case StopReason.SHUTDOWN:
             return Interrupted(JobError("interrupt", "EngineStopped", held.stop.describe(), death.stacks))
+        case StopReason.LEASE:
+            return _unleased(death)
         case _:
             timeout = None if held.job.timeout_ms is None else held.job.timeout_ms / 1000
             message = f"{StopReason.TIMEOUT.describe(timeout)}; it did not stop when asked, so its worker was killed"
             return Errored(JobError("timeout", "JobTimeout", message, death.stacks))
+
+
+def _unleased(death: Death) -> Outcome:
+    return Interrupted(JobError("interrupt", "LeaseLost", StopReason.LEASE.describe(), death.stacks))
 
 
 def _crash(death: Death, neighbours: int = 1) -> JobError:

@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, Protocol
 
+from sidequest.clock import monotonic
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json
 from sidequest.worker.serve import DUMP_SIGNAL, prepare_process, serve
 
@@ -42,6 +43,8 @@ class Death:
     """The job for whose sake it was killed by us (0: for no job's sake); None when it was not."""
     stacks: str = ""
     """Where its threads were when we decided to kill it."""
+    lease_expired: bool = False
+    """It ended itself, because this engine had stood still for too long."""
 
     @property
     def out_of_the_blue(self) -> bool:
@@ -77,6 +80,10 @@ class Link(Protocol):
         """The job being stepped now (0: none), and for a sync job since when, in µs since 1970."""
         ...
 
+    def trust_until(self, until_us: int) -> None:
+        """The jobs are ours until then (monotonic, in µs); the worker ends itself when that has passed. 0: for ever."""
+        ...
+
     async def kill(self, for_job: int) -> None:
         """Make it end now, whatever it does."""
         ...
@@ -87,7 +94,7 @@ class WorkerProcess(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.pid = 0
-        self._word: Any = RawArray("q", 2)
+        self._word: Any = RawArray("q", 3)
         self._splitter = Splitter()
         self._transport: asyncio.Transport | None = None
         self._on_frame: Callable[[Kind, bytes], None] | None = None
@@ -124,7 +131,7 @@ class WorkerProcess(asyncio.Protocol):
             served.add_done_callback(_forget)
             executor.shutdown(wait=False)
             self._stacks_in.close()
-        return Death(process.exitcode, self._killed_for, self._stacks)
+        return self._death(process.exitcode)
 
     def write(self, frame: bytes) -> None:
         if self._transport is not None:
@@ -133,6 +140,9 @@ class WorkerProcess(asyncio.Protocol):
     def current(self) -> tuple[int, int]:
         id, since = self._word[0], self._word[1]
         return (id, since) if self._word[0] == id else (self._word[0], self._word[1])
+
+    def trust_until(self, until_us: int) -> None:
+        self._word[2] = until_us
 
     async def kill(self, for_job: int) -> None:
         if self._killed_for is None:
@@ -150,6 +160,11 @@ class WorkerProcess(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_of_frames.set()
+
+    def _death(self, exitcode: int | None) -> Death:
+        limit_us = self._word[2]
+        by_itself = self._killed_for is None and exitcode == -signal.SIGKILL and 0 < limit_us <= monotonic() * 1_000_000
+        return Death(exitcode, 0 if by_itself else self._killed_for, self._stacks, by_itself)
 
     async def _dump_stacks(self) -> None:
         with suppress(ProcessLookupError):

@@ -48,6 +48,7 @@ class StopReason(IntEnum):
     TIMEOUT = 1
     CANCEL = 2
     SHUTDOWN = 3
+    LEASE = 4
 
     def describe(self, timeout: float | None = None) -> str:
         match self:
@@ -57,6 +58,8 @@ class StopReason(IntEnum):
                 return "the job was canceled"
             case StopReason.SHUTDOWN:
                 return "the engine is shutting down"
+            case StopReason.LEASE:
+                return "its engine could not keep its hold on it"
 
 
 class Attempt(NamedTuple):

@@ -79,6 +79,8 @@ class Call:
                 return Errored(JobError("timeout", "JobTimeout", self.stop.describe(limit), _trace(error)))
             case _ if self.stop is StopReason.SHUTDOWN:
                 return Interrupted(JobError("interrupt", "EngineStopped", self.stop.describe(), _trace(error)))
+            case _ if self.stop is StopReason.LEASE:
+                return Interrupted(JobError("interrupt", "LeaseLost", self.stop.describe(), _trace(error)))
             case _:
                 return self._judged(error)
 

@@ -21,6 +21,7 @@ from ctypes import Array
 from types import FrameType
 from typing import Any, NamedTuple
 
+from sidequest.clock import monotonic
 from sidequest.config import read_job_defaults
 from sidequest.jobs import client as clients
 from sidequest.jobs.naming import Script
@@ -35,6 +36,8 @@ from sidequest.worker.sync_host import SyncHost
 
 DUMP_SIGNAL = signal.SIGRTMIN + 8 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 """Makes a worker write the stacks of all its threads, even when a job holds the GIL."""
+LOOK = 1.0
+"""Seconds between two looks of a worker at how long its engine may be trusted."""
 MARK = "SIDEQUEST_WORKER"
 """Set in every worker to its own pid, so that programs which jobs start are no workers by inheritance."""
 
@@ -63,7 +66,7 @@ def prepare_process(channel: socket.socket, word: Array[Any], stacks: socket.soc
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _ignore)  # a Python no-op: SIG_IGN would be inherited by what jobs start
     os.environ[MARK] = str(os.getpid())
-    threading.Thread(target=_die_with_engine, name="sidequest-watch", daemon=True).start()
+    threading.Thread(target=_die_with_engine, args=(word,), name="sidequest-watch", daemon=True).start()
 
 
 def serve() -> None:
@@ -131,12 +134,19 @@ def _ignore(signum: int, frame: FrameType | None) -> None:
     pass
 
 
-def _die_with_engine() -> None:
-    """The channel's end is noticed by whoever reads it; this also when nobody gets to read."""
+def _die_with_engine(word: Array[Any]) -> None:
+    """The channel's end is noticed by whoever reads it; this also when nobody gets to read.
+
+    And an engine that stands still cannot say that its jobs are no longer its own: after the time
+    that it has set (`word[2]`, monotonic, in µs) this process ends as well.
+    """
     engine = multiprocessing.parent_process()
-    if engine is not None:
-        engine.join()
-        os.killpg(0, signal.SIGKILL)
+    while engine is not None:
+        left = word[2] / 1_000_000 - monotonic() if word[2] else LOOK
+        if left > 0:
+            engine.join(min(left, LOOK))
+        if left <= 0 or not engine.is_alive():
+            os.killpg(0, signal.SIGKILL)
 
 
 def _detach_stdin() -> None:

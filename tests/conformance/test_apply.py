@@ -10,7 +10,7 @@ import pytest
 from sidequest.backends.base import JobFilter
 from sidequest.backends.shapes import CHANGEABLE
 from sidequest.jobs import transitions
-from sidequest.jobs.outcome import Completed, Errored, Failed, Interrupted, JobError, SharedCrash, Snoozed, Stopped
+from sidequest.jobs.outcome import Completed, Errored, Failed, Interrupted, JobError, Released, SharedCrash, Snoozed, Stopped
 from sidequest.jobs.record import JobRecord, NewJob, Progress
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
@@ -235,3 +235,15 @@ async def test_a_change_must_say_which_state_it_expects(backend, insert):
     (id,) = await insert()
     with pytest.raises(AssertionError, match="no state"):
         await backend.apply([Change(id, None, (), State.FAILED, {})])
+
+
+async def test_with_locked_rows_skipped_the_fence_is_the_same(backend, insert, claim, clock, chance):
+    await insert(*(NewJob("shop:pay") for _ in range(4)))
+    first, second, third, fourth = await claim(4)
+    changes = [transitions.finish(job, Completed("1"), None, clock.time, chance) for job in (first, second, third)]
+    changes.append(transitions.finish(fourth, Released(), None, clock.time, chance))
+    changes[1] = changes[1]._replace(lease="another's")
+    assert await backend.apply(changes, skip_locked=True) == {second.id}
+    assert await backend.apply([], skip_locked=True) == frozenset()
+    states = [record.state for record in await backend.get_many(job.id for job in (first, second, third, fourth))]
+    assert states == [State.COMPLETED, State.CLAIMED, State.COMPLETED, State.WAITING]

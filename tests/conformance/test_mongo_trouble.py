@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from pymongo import AsyncMongoClient
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, OperationFailure
 
 from sidequest.backends.base import JobFilter
 from sidequest.backends.mongo import changes as mongo_changes
 from sidequest.backends.mongo import claim as mongo_claim
 from sidequest.backends.mongo import insert as mongo_insert
+from sidequest.backends.mongo import session as mongo_session
 from sidequest.backends.mongo.backend import MongoBackend
+from sidequest.backends.mongo.url import ENGINE_POOL
 from sidequest.config import DatabaseURL
-from sidequest.errors import BackendUnavailable
+from sidequest.errors import BackendFull, BackendUnavailable
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed, Failed, JobError, Released, Snoozed
 from sidequest.jobs.queue import QueueRecord
@@ -27,6 +31,7 @@ from sidequest.jobs.record import ClaimedJob, NewJob
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
 from tests.servers.server import Server
+from tests.servers.wire import Wire
 
 ON_BOTH = pytest.mark.parametrize("database", ["mongodb", "mongodb-standalone"], indirect=True)
 ON_A_REPLICA_SET = pytest.mark.parametrize("database", ["mongodb"], indirect=True)
@@ -306,76 +311,6 @@ async def test_a_standalone_server_cannot_tell(store):
 # Lost connections
 
 
-class Wire:
-    """A proxy in front of the server, which cuts the line when it is told to."""
-
-    def __init__(self, port: int) -> None:
-        self._server_port = port
-        self._lines: set[asyncio.StreamWriter] = set()
-        self._talks: set[asyncio.Task[Any]] = set()
-        self._cut_at: bytes | None = None
-        self._before = False
-        self._cut_replies: set[asyncio.StreamWriter] = set()
-        self.cuts = 0
-
-    async def __aenter__(self) -> Wire:
-        self._listening = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = self._listening.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._listening.close()
-        self.cut()
-        await asyncio.gather(*self._talks, return_exceptions=True)
-
-    def cut(self) -> None:
-        """Cut all lines now."""
-        for line in list(self._lines):
-            line.close()
-
-    def cut_once(self, command: bytes, *, before: bool) -> None:
-        """Cut the line on which this command comes: before the server gets it, or before its answer comes back."""
-        self._cut_at, self._before = command, before
-
-    async def _connected(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        talk = asyncio.current_task()
-        assert talk is not None
-        self._talks.add(talk)
-        self._lines.add(client)
-        from_server, server = await asyncio.open_connection("127.0.0.1", self._server_port)
-        self._lines.add(server)
-        await asyncio.gather(self._forward(reader, server, client), self._back(from_server, client, server))
-
-    async def _forward(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, client: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(1 << 20):
-                if self._cut_at is not None and self._cut_at in data:
-                    self._cut_at = None
-                    self.cuts += 1
-                    if self._before:
-                        break
-                    self._cut_replies.add(client)
-                server.write(data)
-                await server.drain()
-        except OSError:
-            pass
-        if client not in self._cut_replies:
-            client.close()
-            server.close()
-
-    async def _back(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(1 << 20):
-                if client in self._cut_replies:
-                    break
-                client.write(data)
-                await client.drain()
-        except OSError:
-            pass
-        client.close()
-        server.close()
-
-
 @pytest.fixture
 async def wire(url: str) -> AsyncIterator[Wire]:
     async with Wire(urlsplit(url).port or 27017) as wire:
@@ -571,3 +506,49 @@ async def test_a_change_of_the_primary_is_waited_for(make, store, foreign, serve
         assert await other.apply(ends(other, held)) == frozenset()
         assert len(await other.insert(ONE * 2, ANY)) == 2
     assert await waiting(other) == 3
+
+
+@ON_BOTH
+@WITH_BOTH_DRIVERS
+async def test_a_beat_waits_for_no_other_work(make, store, driver):
+    """All turns that work may have are taken, and more work waits for them."""
+    other = await make(f"driver={driver}")
+    await other.register_engine("e1", "h", 1, "1", "*")
+    async with AsyncExitStack() as stuck:
+        for _ in range(ENGINE_POOL - 2):
+            await stuck.enter_async_context(other._working())
+        waiting = [asyncio.ensure_future(other.look()) for _ in range(6)]
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                assert await other.beat("e1", within=timedelta(seconds=2)) is True
+        assert not any(task.done() for task in waiting)
+    await asyncio.gather(*waiting)
+
+
+@ON_BOTH
+async def test_work_that_gets_no_turn_in_its_time_is_told(make, store):
+    other = await make("command_timeout=0.3")
+    async with AsyncExitStack() as stuck:
+        for _ in range(ENGINE_POOL - 2):
+            await stuck.enter_async_context(other._working())
+        with pytest.raises(BackendUnavailable, match=r"all connections were in use for 0\.3 s"):
+            await other.look()
+
+
+@ON_A_REPLICA_SET
+async def test_changes_may_go_past_jobs_that_another_transaction_holds(store, foreign):
+    held = await claimed(store, 3)
+    async with foreign.client.start_session() as session:
+        await session.start_transaction()
+        await foreign["sidequest_jobs"].update_one({"_id": held[1].id}, {"$set": {"priority": 5}}, session=session)
+        async with asyncio.timeout(4):
+            assert await store.apply(ends(store, held), skip_locked=True) == {held[1].id}
+        await session.abort_transaction()
+    assert await store.apply(ends(store, held[1:2]), skip_locked=True) == frozenset()
+    assert (await store.count(JobFilter()))[State.COMPLETED] == 3
+
+
+@ON_BOTH
+@pytest.mark.parametrize("code", [14031, 8000])
+async def test_a_server_without_room_says_so(database, code):
+    assert isinstance(mongo_session.translated(OperationFailure("no room", code), "here"), BackendFull)

@@ -31,7 +31,7 @@ from sidequest.backends.mysql.backend import MysqlBackend
 from sidequest.backends.mysql.session import MysqlSession
 from sidequest.backends.sql.session import Session
 from sidequest.config import DatabaseURL
-from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
+from sidequest.errors import BackendFull, BackendUnavailable, ConfigError, SchemaMismatch
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed, Errored, Failed, JobError, Released, Snoozed
 from sidequest.jobs.queue import QueueRecord
@@ -1217,3 +1217,10 @@ async def test_a_process_that_dies_in_a_transaction_leaves_nothing_and_no_lock(s
     assert done.stdout + done.stderr == "dying\n"
     assert await store.create_queue(QueueRecord("half", 2))
     assert await store.list_queues() == [QueueRecord("half", 2)]
+
+
+@pytest.mark.parametrize(("number", "meaning"), [(1021, BackendFull), (1114, BackendFull), (1040, BackendUnavailable)])
+async def test_a_server_without_room_is_told_apart_from_one_without_connections(store, number, meaning):
+    with pytest.raises(BackendUnavailable, match=str(number)) as caught:
+        await store.execute(f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}, MESSAGE_TEXT = 'no'", {})
+    assert type(caught.value) is meaning

@@ -16,9 +16,10 @@ from sidequest.backends.base import JobFilter
 from sidequest.backends.postgres import pool as postgres_pool
 from sidequest.backends.postgres import session as postgres_session
 from sidequest.backends.postgres.backend import PostgresBackend
+from sidequest.backends.postgres.url import ENGINE_POOL
 from sidequest.backends.sql.session import Session
 from sidequest.config import DatabaseURL
-from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
+from sidequest.errors import BackendFull, BackendUnavailable, ConfigError, SchemaMismatch
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed
 from sidequest.jobs.queue import QueueRecord
@@ -80,7 +81,7 @@ async def waiting(store: PostgresBackend) -> int:
 
 async def test_connections_that_broke_while_idle_are_replaced_without_a_word(store, foreign):
     await asyncio.gather(*(store.insert(ONE, ANY) for _ in range(10)))
-    assert await foreign.fetchval(f"SELECT count(*) {OURS}") == 3
+    assert await foreign.fetchval(f"SELECT count(*) {OURS}") == ENGINE_POOL
     await foreign.execute(f"SELECT pg_terminate_backend(pid) {OURS}")
     await asyncio.sleep(0.1)  # the news travels by the sockets
     await asyncio.gather(*(store.insert(ONE, ANY) for _ in range(10)))
@@ -485,3 +486,10 @@ async def test_nothing_is_logged_by_the_driver_about_all_this(store, foreign, ca
         with pytest.raises(BackendUnavailable):
             await insert
     assert [record for record in caplog.records if record.name == "asyncpg"] == []
+
+
+@pytest.mark.parametrize(("code", "meaning"), [("53100", BackendFull), ("53400", BackendFull), ("53300", BackendUnavailable)])
+async def test_a_server_without_room_is_told_apart_from_one_without_connections(store, code, meaning):
+    with pytest.raises(BackendUnavailable, match=code) as caught:
+        await store.execute(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$", {})
+    assert type(caught.value) is meaning

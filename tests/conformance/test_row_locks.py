@@ -18,6 +18,7 @@ from sidequest.backends.sql import backend as sql_backend
 from sidequest.backends.sql.backend import SqlBackend
 from sidequest.backends.sql.rows import INSERTED, insert_row, queue_row
 from sidequest.backends.sql.session import Session, transaction
+from sidequest.errors import BackendUnavailable
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed
 from sidequest.jobs.queue import QueueRecord
@@ -212,3 +213,43 @@ async def test_a_queue_that_another_transaction_creates_is_kept_as_it_is(backend
     created, ids = await at_once(asyncio.gather(*tasks))
     assert (created, len(ids)) == (False, 1)
     assert await backend.list_queues() == [QueueRecord("mail", 3, 1)]
+
+
+async def test_changes_may_go_past_jobs_that_another_transaction_holds(backend, insert, claim, connect, clock, chance):
+    rival = await connect()
+    await insert(*(NewJob("shop:pay") for _ in range(3)))
+    jobs = await claim(3)
+    changes = [transitions.finish(job, Completed("1"), None, clock.time, chance) for job in jobs]
+    async with open_transaction(rival) as session:
+        await lock(session, rival, jobs[1].id)
+        assert await at_once(backend.apply(changes, skip_locked=True)) == {jobs[1].id}
+    assert await backend.apply(changes[1:2], skip_locked=True) == frozenset()
+    assert (await backend.count(JobFilter()))[State.COMPLETED] == 3
+
+
+async def test_a_beat_waits_for_no_other_work(backend, insert, claim, connect, clock, chance):
+    """All connections that work may have wait for a lock, and more work waits for them."""
+    rival = await connect()
+    await backend.register_engine("e1", "h", 1, "1", "*")
+    await insert(NewJob("shop:pay"))
+    [job] = await claim()
+    end = transitions.finish(job, Completed("1"), None, clock.time, chance)
+    async with open_transaction(rival) as session:
+        await lock(session, rival, job.id)
+        stuck = [asyncio.ensure_future(backend.apply([end])) for _ in range(6)]
+        await asyncio.sleep(SENT)
+        for _ in range(3):
+            assert await at_once(backend.beat("e1", within=timedelta(seconds=SOON / 2))) is True
+        assert not any(task.done() for task in stuck)
+    await asyncio.gather(*stuck)
+    assert [engine.beat for engine in await backend.list_engines()] == [3]
+
+
+async def test_a_beat_that_finds_its_own_row_locked_is_given_up_in_its_time(backend, connect):
+    rival = await connect()
+    await backend.register_engine("e1", "h", 1, "1", "*")
+    async with open_transaction(rival) as session:
+        await session.execute(f"UPDATE {rival.engines} SET pid = 2 WHERE id = 'e1'")
+        with pytest.raises(BackendUnavailable, match="in time"):
+            await at_once(backend.beat("e1", within=timedelta(seconds=0.3)))
+    assert await backend.beat("e1") is True

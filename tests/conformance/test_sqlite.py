@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from sidequest.backends.base import JobFilter
 from sidequest.backends.sql.session import Session
 from sidequest.backends.sqlite.backend import SqliteBackend
 from sidequest.config import DatabaseURL
-from sidequest.errors import BackendUnavailable, ConfigError
+from sidequest.errors import BackendFull, BackendUnavailable, ConfigError
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed
 from sidequest.jobs.queue import QueueRecord
@@ -226,7 +227,7 @@ async def test_a_closed_store_is_unavailable_and_can_be_opened_again(store):
 
 
 async def test_a_connection_closed_under_us_is_unavailable(store):
-    for session in (store._writer, store._reader):
+    for session in (store._writer, store._reader, store._beater):
         await session._connection.close()
     for call in (store.look(), store.beat("e1"), store.insert([NewJob("shop:pay")] * 2, ANY)):
         with pytest.raises(BackendUnavailable, match="the connection was closed"):
@@ -533,3 +534,35 @@ async def test_a_process_that_dies_in_a_transaction_leaves_nothing_and_no_lock(p
     assert await asyncio.to_thread(run_python, DIE, f"sqlite:///{path}") == "dying"
     assert await store.list_queues() == []
     assert await store.create_queue(QueueRecord("whole"))
+
+
+async def test_a_file_that_cannot_grow_is_full_and_takes_more_when_it_can(store):
+    await store._writer.fetch("PRAGMA max_page_count = 30")
+    with pytest.raises(BackendFull, match="SQLITE_FULL"):
+        await store.insert([NewJob("shop:pay", '"' + "x" * 4_000 + '"')] * 100, ANY)
+    assert await store.last_id() == 0
+    await store._writer.fetch("PRAGMA max_page_count = 100000")
+    assert len(await store.insert([NewJob("shop:pay")], ANY)) == 1
+
+
+async def test_a_beat_waits_for_no_other_work_of_its_process(store):
+    """Whatever waits for the writer's turn. Only another process's write lock is in a beat's way, as in everybody's."""
+    await store.register_engine("e1", "h", 1, "1", "*")
+    async with store._turn:
+        waiting = [asyncio.ensure_future(store.look() if n else store.beat("e1")) for n in range(2)]
+        waiting += [asyncio.ensure_future(store.insert([NewJob("shop:pay")], ANY)) for _ in range(3)]
+        async with asyncio.timeout(3):
+            assert await store.beat("e1", within=timedelta(seconds=1)) is True
+        assert not any(task.done() for task in waiting[2:])
+    await asyncio.gather(*waiting)
+
+
+async def test_a_beat_that_meets_a_write_lock_is_given_up_in_its_time(store, foreign):
+    await store.register_engine("e1", "h", 1, "1", "*")
+    foreign.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with pytest.raises(BackendUnavailable):
+        await store.beat("e1", within=timedelta(seconds=0.2))
+    assert time.monotonic() - began < 2
+    foreign.rollback()
+    assert await store.beat("e1", within=timedelta(seconds=0.2)) is True

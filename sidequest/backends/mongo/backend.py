@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -18,7 +18,18 @@ from typing import ClassVar
 
 from pymongo import ReturnDocument, UpdateOne
 
-from sidequest.backends.base import Backend, Bucket, Clock, EngineRecord, JobFilter, Look, MigrationStatus
+from sidequest.backends.base import (
+    NOWHERE,
+    Backend,
+    Bucket,
+    Clock,
+    EngineRecord,
+    Home,
+    JobFilter,
+    Look,
+    MigrationStatus,
+    WorkerGroup,
+)
 from sidequest.backends.migrations import refuse_unfit
 from sidequest.backends.mongo import changes as mongo_changes
 from sidequest.backends.mongo import claim as mongo_claim
@@ -53,7 +64,7 @@ from sidequest.backends.mongo.session import (
     settle,
     translated,
 )
-from sidequest.backends.mongo.url import read_url
+from sidequest.backends.mongo.url import ENGINE_POOL, read_url
 from sidequest.backends.server_time import ServerTime
 from sidequest.backends.shapes import groups
 from sidequest.backends.work import Conflict, T, persist, to_the_end
@@ -91,6 +102,8 @@ class MongoBackend(Backend):
         self._claiming = asyncio.Lock()
         self._database: MongoDatabase | None = None
         self._schema_seen = False
+        # Of an engine's connections one listens, and one is kept for beats: the other work waits for its turn.
+        self._turns = asyncio.Semaphore(ENGINE_POOL - 2) if role == "engine" else None
         self._at_work = 0
         self._idle = asyncio.Event()
         self._inserts = Inserts(self._time)
@@ -161,7 +174,26 @@ class MongoBackend(Backend):
             return await persist(lambda: database.within(None, lambda: unit(database)), PATIENCE)
 
     @asynccontextmanager
-    async def _working(self, *, on_collections: bool = True) -> AsyncGenerator[MongoDatabase, None]:
+    async def _working(self, *, on_collections: bool = True, beating: bool = False) -> AsyncGenerator[MongoDatabase, None]:
+        turn = nullcontext() if beating or self._turns is None else self._turn_of_work(self._turns)
+        async with turn, self._counted(on_collections) as database:
+            yield database
+
+    @asynccontextmanager
+    async def _turn_of_work(self, turns: asyncio.Semaphore) -> AsyncGenerator[None, None]:
+        patience = self._access.command_timeout
+        try:
+            async with asyncio.timeout(patience):
+                await turns.acquire()
+        except TimeoutError:
+            raise BackendUnavailable(f"{self.url.shown}: all connections were in use for {patience:g} s") from None
+        try:
+            yield
+        finally:
+            turns.release()
+
+    @asynccontextmanager
+    async def _counted(self, on_collections: bool) -> AsyncGenerator[MongoDatabase, None]:
         database = self._database
         if database is None:
             raise BackendUnavailable(f"{self.url.shown} is not open")
@@ -275,7 +307,7 @@ class MongoBackend(Backend):
         async with self._claiming:  # at the same time they would take the same jobs from each other
             return await self._write(claim, patience=NONE_AT_ALL)
 
-    async def apply(self, changes: Sequence[Change]) -> frozenset[int]:
+    async def apply(self, changes: Sequence[Change], *, skip_locked: bool = False) -> frozenset[int]:
         """On a standalone server, and with more than 16 MiB in them, changes are written one by one.
 
         A part of them is written if the server or this process dies meanwhile: applying all of them
@@ -283,10 +315,26 @@ class MongoBackend(Backend):
         """
         if not changes:
             return frozenset()
+        if skip_locked:
+            return frozenset([id for change in changes for id in await self._apply_if_free(change)])
         by_shape = groups(changes)
         return await self._write_as_one(
             lambda database, as_one: mongo_changes.write(database, by_shape, self.now(), as_one=as_one)
         )
+
+    async def _apply_if_free(self, change: Change) -> frozenset[int]:
+        """Outside of a transaction a write would wait for who has the job in one; inside it meets a conflict at once."""
+
+        async def write(database: MongoDatabase) -> frozenset[int]:
+            async with database.transaction() as session:
+                return frozenset(await mongo_changes.write_alone(database, groups([change])[0], self.now(), session))
+
+        try:
+            return await self._write(write, patience=NONE_AT_ALL)
+        except BackendUnavailable as error:
+            if not isinstance(error.__cause__, Conflict):
+                raise
+        return frozenset([change.id])
 
     async def save_progress(self, reports: Sequence[tuple[int, str, str]]) -> None:
         if reports:
@@ -299,14 +347,25 @@ class MongoBackend(Backend):
 
     # Engines
 
-    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str) -> None:
-        row = engine_fields(host, pid, version, queues, self.now())
+    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str, home: Home = NOWHERE) -> None:
+        row = engine_fields(host, pid, version, queues, home, self.now())
         await self._write(lambda database: database.engines.replace_one({"_id": id}, row, upsert=True))
 
-    async def beat(self, id: str) -> bool:
-        beaten = {"$inc": {"beat": 1}, "$set": {"heartbeat_at": self.now()}}
-        written = await self._write(lambda database: database.engines.update_one({"_id": id}, beaten))
+    async def beat(self, id: str, workers: Sequence[WorkerGroup] = (), within: timedelta | None = None) -> bool:
+        alive = {"_id": id, "given_up_by": None}
+        beaten = {"$inc": {"beat": 1}, "$set": {"heartbeat_at": self.now(), "workers": [list(group) for group in workers]}}
+        seconds = None if within is None else within.total_seconds()
+        async with self._working(beating=True) as database:
+            written = await to_the_end(database.within(seconds, lambda: database.engines.update_one(alive, beaten)))
         return bool(written.matched_count)
+
+    async def give_up_engine(self, id: str, by: str, beat: int | None = None) -> bool:
+        as_seen = {"_id": id, "given_up_by": None} | ({} if beat is None else {"beat": beat})
+        marked = {"$set": {"given_up_by": by}}
+        written = await self._write(lambda database: database.engines.update_one(as_seen, marked))
+        if written.matched_count:
+            return True
+        return bool(await self._found("engines", {"_id": id, "given_up_by": {"$ne": None}}, [("_id", 1)]))
 
     async def list_engines(self) -> Sequence[EngineRecord]:
         return [engine_record(found) for found in await self._found("engines", {}, [("started_at", 1), ("_id", 1)])]

@@ -46,8 +46,14 @@ async def write(database: MongoDatabase, by_shape: Sequence[Group], now: datetim
     return frozenset()
 
 
-async def _write_alone(database: MongoDatabase, update: Update) -> Iterable[int]:
-    written = await database.jobs.update_one(update.fence, update.update, hint=BY_ID)
+async def write_alone(database: MongoDatabase, group: Group, now: datetime, session: Any) -> Iterable[int]:
+    """Write a group of one change if its fence holds; its id if not."""
+    (update,) = updates(group, now)
+    return await _write_alone(database, update, session)
+
+
+async def _write_alone(database: MongoDatabase, update: Update, session: Any = None) -> Iterable[int]:
+    written = await database.jobs.update_one(update.fence, update.update, hint=BY_ID, session=session)
     return () if written.matched_count else [change.id for change in update.changes]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sidequest.backends.base import EngineRecord, JobFilter
+from sidequest.backends.base import EngineRecord, Home, JobFilter, WorkerGroup
 from sidequest.backends.instants import EPOCH, MICROSECOND, MILLISECOND, milliseconds
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import ClaimedJob, JobEnd, JobRecord, NewJob, Progress
@@ -105,8 +105,13 @@ def job_end(document: Document) -> JobEnd:
 
 
 def engine_record(document: Document) -> EngineRecord:
-    names = ("_id", "host", "pid", "version", "queues", "started_at", "heartbeat_at", "beat")
-    return EngineRecord(*(document[name] for name in names))
+    return EngineRecord(
+        id=document["_id"],
+        **{name: document[name] for name in ("host", "pid", "version", "queues", "started_at", "heartbeat_at", "beat")},
+        home=Home(document["boot"], document["pid_namespace"], document["pid_born"]),
+        workers=tuple(WorkerGroup(pid, born) for pid, born in document["workers"]),
+        given_up_by=document.get("given_up_by"),
+    )
 
 
 # From records to documents
@@ -157,10 +162,11 @@ def queue_fields(queue: QueueRecord, now: datetime) -> Document:
     return {"priority": queue.priority, "concurrency": queue.concurrency, "paused": queue.paused, "updated_at": now}
 
 
-def engine_fields(host: str, pid: int, version: str, queues: str, now: datetime) -> Document:
+def engine_fields(host: str, pid: int, version: str, queues: str, home: Home, now: datetime) -> Document:
     """All but its `_id`."""
     return {
         "host": host, "pid": pid, "version": version, "queues": queues, "started_at": now, "heartbeat_at": now, "beat": 0,
+        "boot": home.boot, "pid_namespace": home.pid_namespace, "pid_born": home.born, "workers": [],
     }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from pymongo.read_concern import ReadConcern
 
 from sidequest.backends.mongo.url import Access
 from sidequest.backends.work import PAUSE, Conflict, T
-from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
+from sidequest.errors import BackendFull, BackendUnavailable, ConfigError, SchemaMismatch
 
 DRIVER_ERRORS = (PyMongoError, BSONError, OverflowError, UnicodeEncodeError)
 """All that the drivers raise."""
@@ -43,6 +43,8 @@ CONFLICTS = frozenset({24, 46, 112, 117, 225, 246, 251, 267, 388})
 NoSuchTransaction, PreparedTransactionInProgress, TransactionTooLargeForCache."""
 REFUSED = frozenset({121, 10334, 11000, 11001, 12582, 17419, 17420})
 """Validation failed, too large, duplicate key, would grow too large."""
+FULL = frozenset({14031, 8000})
+"""OutOfDiskSpace; what Atlas says to who is over its quota."""
 MISSING = frozenset({26, 27})
 """A collection, an index."""
 WRONG_URL = frozenset({11, 13, 18, 69, 334, 8000})
@@ -281,7 +283,7 @@ def translated(error: BaseException, where: str) -> Exception:
         return ValueError(f"{where} refuses the value: {_said(error)}")
     if code in MISSING:
         return SchemaMismatch(f"{where}: the collections do not fit this Sidequest: {_said(error)}; run: sidequest migrate up")
-    return BackendUnavailable(f"{where}: {_said(error)}")
+    return (BackendFull if code in FULL else BackendUnavailable)(f"{where}: {_said(error)}")
 
 
 def _at_open(error: BaseException, where: str) -> Exception:

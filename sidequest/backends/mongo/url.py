@@ -32,7 +32,7 @@ HOST = re.compile(r"(\[[^\[\]/@]+\]|[^\[\]:/@]+)(:\d{1,5})?")
 DATABASE = re.compile(r"[^/\\. \"$\0]{1,63}")
 
 ENGINE_POOL = 4
-"""One of them is busy with listening."""
+"""One of them is busy with listening, and one is kept for its beats."""
 DRIVERS = ("motor", "pymongo")
 """The first one that is installed is used: Motor is as fast alone, and faster with many calls at once."""
 

@@ -73,6 +73,7 @@ class MysqlBackend(SqlBackend):
     CLAIM_ORDER: ClassVar[str] = "urgency, available_at, id"
     SOME_ROWS: ClassVar[str] = " LIMIT 20000"
     LOCK_ROWS: ClassVar[str] = " FOR UPDATE"
+    LOCK_FREE_ROWS: ClassVar[str] = " FOR UPDATE SKIP LOCKED"
     STEPS_TABLE: ClassVar[str] = (
         "CREATE TABLE IF NOT EXISTS {prefix}migrations "
         "(name VARCHAR(100) NOT NULL PRIMARY KEY, needs VARCHAR(100) NOT NULL, applied_at DATETIME(6) NOT NULL) "
@@ -90,6 +91,7 @@ class MysqlBackend(SqlBackend):
         self._time = ServerTime(clock)
         self._turn = asyncio.Lock()
         self._own: Pool | None = None
+        self._beats: Pool | None = None
         self._connection: Callable[[], AbstractAsyncContextManager[Any]] | None = None
         self._packet = PACKET
         # Said, not left to the servers: with few jobs, or with old statistics, they would take the index on the
@@ -114,7 +116,9 @@ class MysqlBackend(SqlBackend):
         else:
             connecting = partial(connect, self._access, self._access.tls_context(), where)
             first = await connecting(opening=True)
-            self._own = Pool(connecting, self._access.pool_size, patience, first, where)
+            self._own = Pool(connecting, self._access.pool_size, patience, where, first)
+            if self.role == "engine":
+                self._beats = Pool(connecting, 1, patience, where)
             self._connection = self._own.connection
         async with self.reader() as session:
             _check_connection(session)
@@ -131,9 +135,10 @@ class MysqlBackend(SqlBackend):
 
     async def _close(self) -> None:
         async with self._turn:
-            own, self._own, self._connection = self._own, None, None
-        if own is not None:
-            await own.close()
+            pools = [pool for pool in (self._own, self._beats) if pool is not None]
+            self._own = self._beats = self._connection = None
+        for pool in pools:
+            await pool.close()
 
     def now(self) -> datetime:
         return self._time.now()
@@ -174,6 +179,25 @@ class MysqlBackend(SqlBackend):
         except BackendUnavailable as error:
             if self._own is not None and read_only(error):
                 self._own.expire()
+            raise
+
+    @asynccontextmanager
+    async def beating(self, within: timedelta | None) -> AsyncGenerator[Session, None]:
+        if self._beats is None:
+            async with self.reader() as session:
+                session.timeout = session.timeout if within is None else within.total_seconds()
+                yield session
+            return
+        patience = self._access.command_timeout if within is None else within.total_seconds()
+        try:
+            async with asyncio.timeout(patience) as connecting, self._beats.connection() as connection:
+                connecting.reschedule(None)  # from here on the session keeps the time, and says what has happened
+                yield MysqlSession(connection, self.url.shown, patience, packet=self._packet)
+        except TimeoutError as error:
+            raise translated(error, self.url.shown) from error
+        except BackendUnavailable as error:
+            if read_only(error):
+                self._beats.expire()
             raise
 
     async def session_on(self, connection: object) -> Session:

@@ -41,14 +41,16 @@ class Pooled:
 class Pool:
     """Up to `size` connections; the one that was used last is used next."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], size: int, patience: float, first: Any, where: str) -> None:
+    def __init__(
+        self, connect: Callable[[], Awaitable[Any]], size: int, patience: float, where: str, first: Any = None
+    ) -> None:
         """`patience`: seconds that a caller waits for its turn; `first`: a connection that is open already."""
         self._connect = connect
         self._size = size
         self._patience = patience
         self._where = where
         self._turns = asyncio.Semaphore(size)
-        self._free = [Pooled(first)]
+        self._free = [] if first is None else [Pooled(first)]
         self._used: set[Pooled] = set()
         self._made_before = 0.0
         self._closed = False

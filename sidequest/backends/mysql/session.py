@@ -22,7 +22,7 @@ from sidequest.backends.mysql.url import Access
 from sidequest.backends.sql.parameters import positional
 from sidequest.backends.sql.session import NO_VALUES, SAVEPOINT, Row, Session, Values
 from sidequest.backends.work import Conflict, T
-from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
+from sidequest.errors import BackendFull, BackendUnavailable, ConfigError, SchemaMismatch
 
 DRIVER_ERRORS = (MySQLError, OSError, RuntimeError)
 """All that aiomysql raises; a TimeoutError is an OSError, and uvloop's word for a connection that is gone a RuntimeError."""
@@ -37,6 +37,8 @@ DONE_BEFORE = frozenset({1050, 1051, 1060, 1061, 1091, 3822})
 WRONG_URL = frozenset({1044, 1045, 1049, 1130, 1227, 1251, 1698, 1820, 1862, 2026, 2059, 2061, 3118, 3159})
 """When met at open: no such login, password or database; not from this host, not without TLS, not by this plugin."""
 READ_ONLY = frozenset({1290, 1792, 1836})
+FULL = frozenset({3, 28, 1021, 1114})
+"""Error writing a file, no space left on the device, disk full, the table is full."""
 
 GRACE = 5.0
 """Seconds for a connection in trouble to come to rest; then it is cut off."""
@@ -307,6 +309,8 @@ def translated(error: BaseException, where: str) -> Exception:
         return SchemaMismatch(f"{where}: the tables do not fit this Sidequest: {_said(error)}; run: sidequest migrate up")
     if code in DONE_BEFORE:
         return _DoneBefore(_said(error))
+    if code in FULL:
+        return BackendFull(f"{where}: {_said(error)}")
     if isinstance(error, TimeoutError):
         return BackendUnavailable(f"{where} did not answer in time")
     if isinstance(error, DRIVER_ERRORS):

@@ -18,6 +18,7 @@ SSL_MODES = ("disabled", "required", "verify_ca", "verify_identity")
 """As the servers' own clients call them."""
 VERIFIED = ("verify_ca", "verify_identity")
 ENGINE_POOL = 3
+"""The connection for its beats is one more."""
 
 
 @dataclass(frozen=True, slots=True)

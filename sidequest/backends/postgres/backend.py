@@ -63,6 +63,7 @@ class PostgresBackend(SqlBackend):
     NOT_YET: ClassVar[str] = "NOT ready"
     AT_ONCE: ClassVar[int] = 250  # even with the longest args and results far from the 1 GB that a message may have
     LOCK_ROWS: ClassVar[str] = " FOR UPDATE"
+    LOCK_FREE_ROWS: ClassVar[str] = " FOR NO KEY UPDATE SKIP LOCKED"
     STEPS_TABLE: ClassVar[str] = (
         "CREATE TABLE IF NOT EXISTS {schema}{prefix}migrations "
         '(name text COLLATE "C" PRIMARY KEY, needs text NOT NULL, applied_at timestamptz NOT NULL)'
@@ -80,6 +81,7 @@ class PostgresBackend(SqlBackend):
         self._time = ServerTime(clock)
         self._turn = asyncio.Lock()
         self._open_pool: Any = None
+        self._beats: Any = None
         self._database: str | None = None
         self._checked: WeakSet[Any] = WeakSet()
 
@@ -97,7 +99,9 @@ class PostgresBackend(SqlBackend):
     async def _open(self) -> None:
         where, patience = self.url.shown, self._access.command_timeout
         self._access.check_files()
-        self._open_pool = await make_pool(self._access) if self.pool is None else self.pool
+        self._open_pool = await make_pool(self._access, self._access.pool_size) if self.pool is None else self.pool
+        if self.role == "engine":
+            self._beats = await make_pool(self._access, 1)
         async with borrowed(self._open_pool, where, patience, at_open):
             pass  # who cannot log in is told at once
         async with self.reader() as session:
@@ -115,8 +119,9 @@ class PostgresBackend(SqlBackend):
 
     async def _close(self) -> None:
         async with self._turn:
-            pool, self._open_pool = self._open_pool, None
-        if pool is not None and pool is not self.pool:
+            pools = [pool for pool in (self._open_pool, self._beats) if pool not in (None, self.pool)]
+            self._open_pool = self._beats = None
+        for pool in pools:
             await close_pool(pool)
 
     def now(self) -> datetime:
@@ -158,10 +163,23 @@ class PostgresBackend(SqlBackend):
     @asynccontextmanager
     async def reader(self) -> AsyncGenerator[PostgresSession, None]:
         where, patience = self.url.shown, self._access.command_timeout
-        if self._open_pool is None:
-            raise BackendUnavailable(f"{where} is not open")
-        async with borrowed(self._open_pool, where, patience) as connection:
+        async with borrowed(self._opened(), where, patience) as connection:
             yield PostgresSession(connection, where, patience)
+
+    def _opened(self) -> Any:
+        if self._open_pool is None:
+            raise BackendUnavailable(f"{self.url.shown} is not open")
+        return self._open_pool
+
+    @asynccontextmanager
+    async def beating(self, within: timedelta | None) -> AsyncGenerator[Session, None]:
+        where, patience = self.url.shown, self._access.command_timeout if within is None else within.total_seconds()
+        async with borrowed(self._beats or self._opened(), where, patience) as connection:
+            try:
+                yield PostgresSession(connection, where, patience)
+            except BackendUnavailable:
+                connection.terminate()  # the next beat must not wait until this one has come to rest
+                raise
 
     async def session_on(self, connection: object) -> Session:
         if isinstance(connection, asyncpg.Connection | PoolConnectionProxy):

@@ -21,9 +21,9 @@ driver: Any = asyncpg
 Meaning = Callable[[BaseException, str], Exception]
 
 
-async def make_pool(access: Access) -> Any:
-    """A pool of our own, not connected yet."""
-    return await driver.create_pool(min_size=0, max_size=access.pool_size, reset=_nothing_to_reset, **access.connect)
+async def make_pool(access: Access, size: int) -> Any:
+    """A pool of our own of up to `size` connections, not connected yet."""
+    return await driver.create_pool(min_size=0, max_size=size, reset=_nothing_to_reset, **access.connect)
 
 
 async def close_pool(pool: Any) -> None:

@@ -15,7 +15,7 @@ import asyncpg  # type: ignore[import-untyped]
 from sidequest.backends.sql.parameters import numbered
 from sidequest.backends.sql.session import NO_VALUES, Row, Session, Values
 from sidequest.backends.work import Conflict
-from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
+from sidequest.errors import BackendFull, BackendUnavailable, ConfigError, SchemaMismatch
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """All that asyncpg raises; a TimeoutError is an OSError."""
@@ -28,6 +28,8 @@ MISSING = frozenset({"42P01", "42703", "3F000"})
 WRONG_URL = frozenset({"28000", "28P01", "3D000", "42501"})
 """When met at open: no such login, wrong password, no such database, not allowed in."""
 READ_ONLY = "25006"
+FULL = frozenset({"53100", "53400"})
+"""The disk is full, a limit of the configuration is reached. (53300, too many connections, passes by itself.)"""
 LOST_STATEMENTS = frozenset({"26000", "42P05", "08P01"})
 """A prepared statement that is not there, or is there already; at login, a setting that a pooler does not know."""
 POOLER = "; a PgBouncer that pools transactions needs ?prepared_statements=off in the URL"
@@ -116,6 +118,8 @@ def _by_code(code: str, said: str, where: str) -> Exception:
         return ValueError(f"{where} refuses the value: {said}")
     if code in MISSING:
         return SchemaMismatch(f"{where}: the tables do not fit this Sidequest: {said}; run: sidequest migrate up")
+    if code in FULL:
+        return BackendFull(f"{where}: {said}")
     return BackendUnavailable(f"{where}: {said}{POOLER if code in LOST_STATEMENTS else ''}")
 
 

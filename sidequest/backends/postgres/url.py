@@ -31,8 +31,8 @@ WORDS = {
 SWITCH = ("on", "off")
 HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:]*)(:\d{1,5})?")
 
-ENGINE_POOL = 3
-"""Its listener is one more."""
+ENGINE_POOL = 2
+"""Its listener is one more, and so is the connection for its beats."""
 SESSION = {
     # Compiling a statement takes longer than running it: 9 ms for a claim.
     "jit": "off",

@@ -17,7 +17,19 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from sidequest.backends import migrations
-from sidequest.backends.base import Backend, Bucket, Clock, EngineRecord, JobFilter, Look, MigrationStatus, QueueLook
+from sidequest.backends.base import (
+    NOWHERE,
+    Backend,
+    Bucket,
+    Clock,
+    EngineRecord,
+    Home,
+    JobFilter,
+    Look,
+    MigrationStatus,
+    QueueLook,
+    WorkerGroup,
+)
 from sidequest.backends.instants import EPOCH, MICROSECOND
 from sidequest.backends.shapes import Group, groups
 from sidequest.backends.sql import filters
@@ -32,6 +44,7 @@ from sidequest.backends.sql.rows import (
     job_record,
     queue_record,
     queue_row,
+    workers_column,
 )
 from sidequest.backends.sql.session import NO_VALUES, Row, Session, Values, Work, transaction
 from sidequest.backends.work import Conflict, T, persist, to_the_end
@@ -64,6 +77,8 @@ class SqlBackend(Backend):
     """What a DELETE ends with so that it stops before it takes longer than a statement may; it is repeated."""
     LOCK_ROWS: ClassVar[str]
     """What a SELECT ends with so that nobody changes its rows before the transaction ends."""
+    LOCK_FREE_ROWS: ClassVar[str]
+    """The same, leaving out the rows that somebody else has locked."""
     STEPS_TABLE: ClassVar[str]
     """Creates the table of applied schema steps unless it is there."""
     STEP_APPLIED: ClassVar[str]
@@ -98,6 +113,13 @@ class SqlBackend(Backend):
     @abstractmethod
     def reader(self) -> AbstractAsyncContextManager[Session]:
         """A connection for one statement that reads. Raises BackendUnavailable."""
+
+    @abstractmethod
+    def beating(self, within: timedelta | None) -> AbstractAsyncContextManager[Session]:
+        """The connection that an engine keeps for its beats, for a statement that takes `within` at most.
+
+        Raises BackendUnavailable.
+        """
 
     @abstractmethod
     async def session_on(self, connection: object) -> Session:
@@ -275,9 +297,11 @@ class SqlBackend(Backend):
         due = None if not rows or rows[0][5] is None else self.from_column(rows[0][5]) - self.now()
         return Look([QueueLook(queue_record(row), bool(row[4])) for row in rows], due)
 
-    async def apply(self, changes: Sequence[Change]) -> frozenset[int]:
+    async def apply(self, changes: Sequence[Change], *, skip_locked: bool = False) -> frozenset[int]:
         if not changes:
             return frozenset()
+        if skip_locked:
+            return await self.transact(lambda session: self._write_free(session, changes))
         by_shape = groups(changes)
         run = self.autocommit if len(by_shape) == 1 and len(changes) <= self.AT_ONCE else self.transact
         return await run(lambda session: self._write_all(session, by_shape, self.now()))
@@ -287,6 +311,16 @@ class SqlBackend(Backend):
         for group in by_shape:
             refused.update(await self.write_group(session, group, now))
         return frozenset(refused)
+
+    async def _write_free(self, session: Session, changes: Sequence[Change]) -> frozenset[int]:
+        """Lock what nobody else has locked, and write that; the ids of all else."""
+        free: set[int] = set()
+        for chunk in _chunks(change.id for change in changes):
+            condition, values = self.among(chunk)
+            found = f"SELECT id FROM {self.jobs} WHERE {condition} ORDER BY id{self.LOCK_FREE_ROWS}"
+            free.update(id for (id,) in await session.fetch(found, values))
+        refused = await self._write_all(session, groups([change for change in changes if change.id in free]), self.now())
+        return refused | {change.id for change in changes if change.id not in free}
 
     async def save_progress(self, reports: Sequence[tuple[int, str, str]]) -> None:
         if not reports:
@@ -305,19 +339,38 @@ class SqlBackend(Backend):
 
     # Engines
 
-    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str) -> None:
-        values = {"id": id, "host": host, "pid": pid, "version": version, "queues": queues, "now": self.to_column(self.now())}
+    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str, home: Home = NOWHERE) -> None:
+        values = {
+            "id": id, "host": host, "pid": pid, "version": version, "queues": queues, "now": self.to_column(self.now()),
+            **home._asdict(), "workers": workers_column(()),
+        }  # fmt: skip
         await self.transact(partial(self._register_engine, values=values))
 
     async def _register_engine(self, session: Session, values: Values) -> None:
         await session.execute(f"DELETE FROM {self.engines} WHERE id = :id", {"id": values["id"]})
         await session.execute(
-            f"INSERT INTO {self.engines} ({ENGINE}) VALUES (:id, :host, :pid, :version, :queues, :now, :now, 0)", values
+            f"INSERT INTO {self.engines} ({ENGINE}) VALUES (:id, :host, :pid, :version, :queues, :now, :now, 0, "
+            f":boot, :pid_namespace, :born, :workers, NULL)",
+            values,
         )
 
-    async def beat(self, id: str) -> bool:
-        statement = f"UPDATE {self.engines} SET beat = beat + 1, heartbeat_at = :now WHERE id = :id"
-        return await self.execute(statement, {"id": id, "now": self.to_column(self.now())}) == 1
+    async def beat(self, id: str, workers: Sequence[WorkerGroup] = (), within: timedelta | None = None) -> bool:
+        statement = (
+            f"UPDATE {self.engines} SET beat = beat + 1, heartbeat_at = :now, workers = :workers "
+            f"WHERE id = :id AND given_up_by IS NULL"
+        )
+        values = {"id": id, "now": self.to_column(self.now()), "workers": workers_column(workers)}
+        async with self.beating(within) as session:
+            return await to_the_end(persist(lambda: session.execute(statement, values), timedelta(0))) == 1
+
+    async def give_up_engine(self, id: str, by: str, beat: int | None = None) -> bool:
+        as_seen = "" if beat is None else " AND beat = :beat"
+        values = {"id": id, "by": by} | ({} if beat is None else {"beat": beat})
+        statement = f"UPDATE {self.engines} SET given_up_by = :by WHERE id = :id AND given_up_by IS NULL{as_seen}"
+        if await self.execute(statement, values):
+            return True
+        found = f"SELECT 1 FROM {self.engines} WHERE id = :id AND given_up_by IS NOT NULL"
+        return bool(await self.fetch(found, {"id": id}))
 
     async def list_engines(self) -> Sequence[EngineRecord]:
         rows = await self.fetch(f"SELECT {ENGINE} FROM {self.engines} ORDER BY started_at, id")

@@ -6,11 +6,11 @@ Instants pass through the dialect's `to_column` and `from_column`; all else is t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sidequest.backends.base import EngineRecord
+from sidequest.backends.base import EngineRecord, Home, WorkerGroup
 from sidequest.backends.instants import EPOCH, MICROSECOND, MILLISECOND, milliseconds
 from sidequest.backends.sql.session import Row
 from sidequest.jobs.queue import QueueRecord
@@ -41,7 +41,7 @@ RECORD = (
 """The columns of a `JobRecord`, in its order."""
 
 QUEUE = "name, concurrency, priority, paused"
-ENGINE = "id, host, pid, version, queues, started_at, heartbeat_at, beat"
+ENGINE = "id, host, pid, version, queues, started_at, heartbeat_at, beat, boot, pid_namespace, pid_born, workers, given_up_by"
 
 
 def insert_row(job: NewJob, now: datetime, to_column: ToColumn) -> dict[str, Any]:
@@ -132,8 +132,20 @@ def queue_record(row: Row) -> QueueRecord:
 
 def engine_record(row: Row, from_column: FromColumn) -> EngineRecord:
     """From a row of the `ENGINE` columns."""
-    id, host, pid, version, queues, started_at, heartbeat_at, beat = row
-    return EngineRecord(id, host, pid, version, queues, from_column(started_at), from_column(heartbeat_at), beat)
+    id, host, pid, version, queues, started_at, heartbeat_at, beat = row[:8]
+    boot, pid_namespace, pid_born, workers, given_up_by = row[8:]
+    return EngineRecord(
+        id, host, pid, version, queues, from_column(started_at), from_column(heartbeat_at), beat,
+        Home(boot, pid_namespace, pid_born), worker_groups(workers), given_up_by,
+    )  # fmt: skip
+
+
+def workers_column(groups: Sequence[WorkerGroup]) -> str:
+    return json.dumps(groups, separators=(",", ":"))
+
+
+def worker_groups(column: str) -> tuple[WorkerGroup, ...]:
+    return tuple(WorkerGroup(pid, born) for pid, born in json.loads(column))
 
 
 def _instant(value: Any, from_column: FromColumn) -> datetime | None:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
@@ -54,6 +54,7 @@ class SqliteBackend(SqlBackend):
     READY: ClassVar[str] = "ready = 1"
     NOT_YET: ClassVar[str] = "ready = 0"
     LOCK_ROWS: ClassVar[str] = ""
+    LOCK_FREE_ROWS: ClassVar[str] = ""
     STEPS_TABLE: ClassVar[str] = (
         "CREATE TABLE IF NOT EXISTS {prefix}migrations "
         "(name TEXT NOT NULL PRIMARY KEY, needs TEXT NOT NULL, applied_at TEXT NOT NULL)"
@@ -71,6 +72,8 @@ class SqliteBackend(SqlBackend):
         self._turn = asyncio.Lock()
         self._writer: SqliteSession | None = None
         self._reader: SqliteSession | None = None
+        self._beater: SqliteSession | None = None
+        self._beat_turn = asyncio.Lock()
 
     # Opening
 
@@ -94,6 +97,8 @@ class SqliteBackend(SqlBackend):
             if self._reader is None:
                 self._reader = await connect(path, timeout)
                 await persist(self._prepare_reader, self.patience)
+            if self._beater is None and self.role == "engine":
+                self._beater = await connect(path, timeout)
 
     async def _prepare_writer(self) -> None:
         assert self._writer is not None
@@ -115,14 +120,11 @@ class SqliteBackend(SqlBackend):
 
     async def _close(self) -> None:
         async with self._turn:
-            reader, writer = self._reader, self._writer
-            self._reader = self._writer = None
-            try:
-                if reader is not None:
-                    await reader.close()
-            finally:
-                if writer is not None:
-                    await writer.close()
+            sessions = [session for session in (self._reader, self._beater, self._writer) if session is not None]
+            self._reader = self._beater = self._writer = None
+            async with AsyncExitStack() as closing:
+                for session in reversed(sessions):
+                    closing.push_async_callback(session.close)
 
     def now(self) -> datetime:
         return self.clock() if self.clock is not None else clocks.utc_now()
@@ -158,6 +160,16 @@ class SqliteBackend(SqlBackend):
     @asynccontextmanager
     async def _reading(self) -> AsyncGenerator[Session, None]:
         yield self._opened(self._reader)
+
+    def beating(self, within: timedelta | None) -> AbstractAsyncContextManager[Session]:
+        return self.writer() if self._beater is None else self._beating(self.patience if within is None else within)
+
+    @asynccontextmanager
+    async def _beating(self, within: timedelta) -> AsyncGenerator[Session, None]:
+        async with self._beat_turn:
+            session = self._opened(self._beater)
+            await session.fetch(f"PRAGMA busy_timeout = {round(within.total_seconds() * 1000)}")
+            yield session
 
     def _opened(self, session: SqliteSession | None) -> SqliteSession:
         if session is None:

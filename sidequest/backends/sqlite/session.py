@@ -15,10 +15,12 @@ import aiosqlite
 
 from sidequest.backends.sql.session import NO_VALUES, Row, Session, Values
 from sidequest.backends.work import Conflict
-from sidequest.errors import BackendUnavailable, ConfigError, SchemaMismatch
+from sidequest.errors import BackendFull, BackendUnavailable, ConfigError, SchemaMismatch
 
 CONFLICTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 REFUSED = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE})
+FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
+"""The disk has no room; and what a log that could not grow says on some file systems."""
 WRONG_FILE = frozenset({
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH,
 })  # fmt: skip
@@ -132,7 +134,7 @@ def translated(error: BaseException, path: str) -> Exception:
         return ValueError(f"{path} refuses the value: {error}")
     if code == sqlite3.SQLITE_ERROR:
         return SchemaMismatch(f"{path}: the tables do not fit this Sidequest: {error}; run: sidequest migrate up")
-    return BackendUnavailable(f"{path}: {error} ({_code_name(error)})")
+    return (BackendFull if code in FULL else BackendUnavailable)(f"{path}: {error} ({_code_name(error)})")
 
 
 def _at_open(error: sqlite3.Error, path: str) -> Exception:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from sidequest.backends.base import Backend, EngineRecord, Look, QueueLook
+from sidequest.backends.base import NOWHERE, Backend, EngineRecord, Home, Look, QueueLook, WorkerGroup
 from sidequest.config import DatabaseURL
 from sidequest.engine.lane import Held, Lane
 from sidequest.engine.worker_process import Death
@@ -23,6 +24,8 @@ from sidequest.wire.messages import End, pack_end, pack_ids, pack_progress, pack
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 RETURNED = Completed(None)
+DEAD_PID = 2**22 + 1
+"""Beyond the highest number that a process can have."""
 
 
 def claimed(id: int = 1, **changes: Any) -> ClaimedJob:
@@ -68,6 +71,14 @@ class FakeStore:
         self.held: dict[str, list[ClaimedJob]] = {}
         self.records: dict[int, JobRecord] = {}
         self.beats: dict[str, int] = {}
+        self.given_up: dict[str, str] = {}
+        """The engines that were given up, and by whom."""
+        self.homes: dict[str, Home] = {}
+        self.workers: dict[str, tuple[WorkerGroup, ...]] = {}
+        self.locked_rows: set[int] = set()
+        """Jobs that somebody else's transaction holds."""
+        self.error: Exception | None = None
+        """What calls raise while the database is away, in place of BackendUnavailable."""
         self.finished: dict[int, JobEnd] = {}
         self.hold: asyncio.Event | None = None
         """While it is not set, answers are on their way."""
@@ -88,14 +99,15 @@ class FakeStore:
         if self.hold is not None:
             await self.hold.wait()
         if self.away:
-            raise BackendUnavailable("the database is away")
+            raise self.error or BackendUnavailable("the database is away")
 
-    async def apply(self, changes: Sequence[Change]) -> frozenset[int]:
+    async def apply(self, changes: Sequence[Change], *, skip_locked: bool = False) -> frozenset[int]:
         await self._answer("apply")
-        self.applied.append(list(changes))
-        gone = {change.id for change in changes} - self.refuse
+        refuse = self.refuse | self.locked_rows if skip_locked else self.refuse
+        self.applied.append([change for change in changes if change.id not in refuse - self.refuse])
+        gone = {change.id for change in changes} - refuse
         self.held = {engine: [job for job in jobs if job.id not in gone] for engine, jobs in self.held.items()}
-        return self.refuse & {change.id for change in changes}
+        return refuse & {change.id for change in changes}
 
     async def save_progress(self, reports: Sequence[tuple[int, str, str]]) -> None:
         await self._answer("save_progress")
@@ -141,23 +153,38 @@ class FakeStore:
         self.waiting = [job for job in self.waiting if job not in taken]
         return taken
 
-    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str) -> None:
+    async def register_engine(self, id: str, host: str, pid: int, version: str, queues: str, home: Home = NOWHERE) -> None:
         await self._answer("register_engine")
         self.beats[id] = 0
 
-    async def beat(self, id: str) -> bool:
+    async def beat(self, id: str, workers: Sequence[WorkerGroup] = (), within: timedelta | None = None) -> bool:
         await self._answer("beat")
-        if id in self.beats:
-            self.beats[id] += 1
-        return id in self.beats
+        if id not in self.beats or id in self.given_up:
+            return False
+        self.beats[id] += 1
+        self.workers[id] = tuple(workers)
+        return True
+
+    async def give_up_engine(self, id: str, by: str, beat: int | None = None) -> bool:
+        await self._answer("give_up_engine")
+        if id in self.beats and beat in (None, self.beats[id]):
+            self.given_up.setdefault(id, by)
+        return id in self.given_up
 
     async def list_engines(self) -> Sequence[EngineRecord]:
         await self._answer("list_engines")
-        return [EngineRecord(id, "host", 1, "1", "*", NOW, NOW, beat) for id, beat in self.beats.items()]
+        return [
+            EngineRecord(
+                id, socket.gethostname(), DEAD_PID, "1", "*", NOW, NOW, beat, self.homes.get(id, NOWHERE),
+                self.workers.get(id, ()), self.given_up.get(id),
+            )
+            for id, beat in self.beats.items()
+        ]  # fmt: skip
 
     async def forget_engine(self, id: str) -> None:
         await self._answer("forget_engine")
         self.beats.pop(id, None)
+        self.given_up.pop(id, None)
 
     async def held_by(self, engine: str, limit: int) -> Sequence[ClaimedJob]:
         await self._answer("held_by")
@@ -188,6 +215,8 @@ class FakeLink:
         self.kills: list[int] = []
         self.word = (0, 0)
         self.immortal = False
+        self.until_us = 0
+        """How long the worker may trust its engine."""
         self._splitter = Splitter()
         self._death: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self._tell: Callable[[Kind, bytes], None] | None = None
@@ -201,6 +230,9 @@ class FakeLink:
 
     def current(self) -> tuple[int, int]:
         return self.word
+
+    def trust_until(self, until_us: int) -> None:
+        self.until_us = until_us
 
     async def kill(self, for_job: int) -> None:
         self.kills.append(for_job)

@@ -45,4 +45,4 @@ async def test_there_is_a_round_at_least_every_interval_also_after_one_that_fail
         await asyncio.sleep(10 * 3_601)
         tasks.cancel_scope.cancel()
     assert 30 <= len(store.asked) <= 66
-    assert "clean-up failed: the database is away" in caplog.text
+    assert "cannot delete old jobs: the database is away" in caplog.text

@@ -26,6 +26,7 @@ SETTINGS = Settings(polling_interval=timedelta(seconds=INTERVAL), max_concurrent
 class FakeLanes:
     def __init__(self) -> None:
         self.loads: dict[str, Load] = {}
+        self.held: dict[int, object] = {}
         self.accepted: list[int] = []
         self.free = 1_000
 
@@ -325,7 +326,7 @@ async def test_a_failing_claim_is_reported_as_uncertain_and_tried_again(caplog: 
         await asyncio.sleep(2 * TROUBLE_WAIT)
         assert uncertain >= 1
         assert post.lanes.accepted == [1]
-    assert "cannot claim jobs, trying again in 1.0 s: the database is away" in caplog.text
+    assert "cannot claim jobs: the database is away" in caplog.text
 
 
 async def test_a_failing_look_is_not_uncertain() -> None:
@@ -383,3 +384,25 @@ async def test_closing_does_not_wait_for_the_next_try_of_a_database_in_trouble()
         post.dispatcher.close()
         await settle()
         assert task.done()
+
+
+async def test_a_job_whose_earlier_run_here_has_not_stopped_yet_is_not_accepted_and_looked_into() -> None:
+    post = Post()
+    post.lanes.held = {1: "taken from us, and still running"}
+    async with post.running():
+        post.enqueue(1, 2)
+        await asyncio.sleep(2 * INTERVAL)
+        assert (post.lanes.accepted, post.uncertain) == ([2], 1)
+
+
+async def test_what_was_claimed_for_an_engine_that_was_given_up_meanwhile_is_not_accepted() -> None:
+    post = Post()
+    async with post.running():
+        post.store.hold = asyncio.Event()
+        post.enqueue(1)
+        post.dispatcher.wake()
+        await settle()
+        post.dispatcher.engine_id = "engine-2"
+        post.store.hold.set()
+        await settle()
+        assert (post.lanes.accepted, post.uncertain) == ([], 1)

@@ -20,6 +20,9 @@ class NobodyHears:
     def jobs_ended(self, ids: Sequence[int]) -> None:
         pass
 
+    def engine_renamed(self, engine_id: str) -> None:
+        pass
+
     def workers_changed(self, pids: Sequence[int]) -> None:
         pass
 

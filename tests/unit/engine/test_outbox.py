@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import anyio
 import pytest
 
-from sidequest.engine.outbox import BATCH, FULL, PATIENCE, Entry, Outbox, ended
+from sidequest.engine.outbox import BATCH, FULL, FULL_BYTES, PATIENCE, SPOOL_AFTER, Entry, Outbox, ended
+from sidequest.engine.spool import Spool
+from sidequest.errors import SchemaMismatch
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
 from tests.unit.engine.fakes import FakeStore, claimed
@@ -235,6 +238,144 @@ async def test_the_gate_closes_when_the_outbox_is_full() -> None:
     before = post.outbox.gate_open
     post.end(FULL)
     assert (before, post.outbox.gate_open) == (True, False)
+
+
+async def test_the_gate_closes_when_what_waits_is_too_big_and_nothing_is_lost() -> None:
+    post = Post()
+    half = "x" * (FULL_BYTES // 2)
+    post.outbox.put(claimed(1), end(1, result=half))
+    before = post.outbox.gate_open
+    post.outbox.put(claimed(2), end(2, result=half))
+    closed = not post.outbox.gate_open
+    post.outbox.put(claimed(3), end(3))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(post.outbox.run)
+        await post.outbox.emptied()
+        tasks.cancel_scope.cancel()
+    assert (before, closed, post.written, post.outbox.gate_open) == (True, True, [1, 2, 3], True)
+
+
+async def test_a_refused_start_is_told(post: Post) -> None:
+    post.store.refuse = frozenset({1})
+    post.outbox.put_start(claimed(1), start(1))
+    await settle()
+    assert (post.refused, post.written) == ([1], [])
+
+
+async def test_a_write_that_fails_for_another_reason_is_tried_again_as_well(post: Post) -> None:
+    post.store.away, post.store.error = True, SchemaMismatch("somebody is migrating")
+    post.end(1)
+    await anyio.sleep(60)
+    post.store.away = False
+    await post.outbox.emptied()
+    assert post.written == [1]
+
+
+async def test_an_end_that_the_store_does_not_take_is_told_and_holds_up_no_other(post: Post) -> None:
+    unwritable: list[int] = []
+    apply = post.store.apply
+
+    async def picky(changes, **options):
+        if any(change.id == 2 for change in changes):
+            raise ValueError("no place for it")
+        return await apply(changes, **options)
+
+    post.store.apply = picky  # type: ignore[method-assign]
+    post.outbox._unwritable = lambda entry, error: unwritable.append(entry.job.id)
+    post.end(1, 2, 3)
+    await post.outbox.emptied()
+    assert (post.written, unwritable) == ([1, 3], [2])
+
+
+# The spool
+
+
+class FakeSpool:
+    def __init__(self) -> None:
+        self.kept: list[int] = []
+        self.clears = 0
+        self.broken = False
+
+    async def keep(self, changes) -> None:
+        if self.broken:
+            raise OSError("no space left on device")
+        self.kept += [change.id for change in changes]
+
+    async def clear(self) -> None:
+        self.clears += 1
+
+
+@pytest.fixture
+async def spooling() -> AsyncIterator[tuple[Post, FakeSpool]]:
+    made, spool = Post(), FakeSpool()
+    made.outbox._spool = cast("Spool", spool)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(made.outbox.run)
+        yield made, spool
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_waits_longer_than_a_second_is_spooled_once(spooling: tuple[Post, FakeSpool]) -> None:
+    post, spool = spooling
+    post.store.away = True
+    post.end(1, 2)
+    await anyio.sleep(SPOOL_AFTER - 0.3)
+    early = list(spool.kept)
+    await anyio.sleep(1)
+    post.end(3)
+    await anyio.sleep(60)
+    assert (early, spool.kept, spool.clears) == ([], [1, 2, 3], 0)
+
+
+async def test_the_spool_is_cleared_when_all_is_written(spooling: tuple[Post, FakeSpool]) -> None:
+    post, spool = spooling
+    post.store.away = True
+    post.end(1)
+    await anyio.sleep(60)
+    post.store.away = False
+    await post.outbox.emptied()
+    assert (post.written, spool.clears) == ([1], 1)
+    post.end(2)
+    await post.outbox.emptied()
+    assert spool.clears == 1
+
+
+async def test_while_all_is_well_nothing_is_spooled(spooling: tuple[Post, FakeSpool]) -> None:
+    post, spool = spooling
+    post.end(1)
+    await anyio.sleep(60)
+    assert (spool.kept, spool.clears) == ([], 0)
+
+
+async def test_what_is_left_at_the_end_is_spooled_at_once(spooling: tuple[Post, FakeSpool]) -> None:
+    post, spool = spooling
+    post.store.away = True
+    post.end(1)
+    await settle()
+    post.end(2)
+    assert (await post.outbox.spool_rest(), spool.kept, post.outbox.waiting) == (True, [1, 2], 2)
+
+
+async def test_a_disk_that_takes_nothing_is_told_and_the_ends_are_kept(
+    spooling: tuple[Post, FakeSpool], caplog: pytest.LogCaptureFixture
+) -> None:
+    post, spool = spooling
+    post.store.away = spool.broken = True
+    post.end(1)
+    await anyio.sleep(5)
+    kept = await post.outbox.spool_rest()
+    post.store.away = False
+    await post.outbox.emptied()
+    assert (kept, post.written) == (False, [1])
+    assert "cannot spool what became of jobs: no space left on device" in caplog.text
+
+
+async def test_without_a_spool_only_an_empty_outbox_is_kept(post: Post) -> None:
+    empty = await post.outbox.spool_rest()
+    post.store.away = True
+    post.end(1)
+    await settle()
+    assert (empty, await post.outbox.spool_rest()) == (True, False)
 
 
 def test_the_ended_are_those_that_will_not_run_again() -> None:

@@ -150,6 +150,7 @@ def test_stop_reasons_say_what_happened() -> None:
         "the timeout of 1.5 s was reached",
         "the job was canceled",
         "the engine is shutting down",
+        "its engine could not keep its hold on it",
     ]
 
 

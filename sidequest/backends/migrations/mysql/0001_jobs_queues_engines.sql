@@ -69,5 +69,12 @@ CREATE TABLE IF NOT EXISTS {prefix}engines (
     queues LONGTEXT NOT NULL,
     started_at DATETIME(6) NOT NULL,
     heartbeat_at DATETIME(6) NOT NULL,
-    beat BIGINT NOT NULL
+    beat BIGINT NOT NULL,
+    -- Where its process lives, and its worker groups: for the engines of the same host.
+    boot VARCHAR(100) NOT NULL,
+    pid_namespace VARCHAR(100) NOT NULL,
+    pid_born VARCHAR(100) NOT NULL,
+    workers LONGTEXT NOT NULL,
+    -- The engine that found it dead.
+    given_up_by VARCHAR(100)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

@@ -71,5 +71,12 @@ CREATE TABLE {schema}{prefix}engines (
     queues text NOT NULL,
     started_at timestamptz NOT NULL,
     heartbeat_at timestamptz NOT NULL,
-    beat bigint NOT NULL
+    beat bigint NOT NULL,
+    -- Where its process lives, and its worker groups: for the engines of the same host.
+    boot text NOT NULL,
+    pid_namespace text NOT NULL,
+    pid_born text NOT NULL,
+    workers text NOT NULL,
+    -- The engine that found it dead.
+    given_up_by text
 ) WITH (fillfactor = 50);

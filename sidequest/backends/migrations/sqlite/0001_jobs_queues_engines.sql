@@ -69,5 +69,12 @@ CREATE TABLE {prefix}engines (
     queues TEXT NOT NULL,
     started_at TEXT NOT NULL,
     heartbeat_at TEXT NOT NULL,
-    beat INTEGER NOT NULL
+    beat INTEGER NOT NULL,
+    -- Where its process lives, and its worker groups: for the engines of the same host.
+    boot TEXT NOT NULL,
+    pid_namespace TEXT NOT NULL,
+    pid_born TEXT NOT NULL,
+    workers TEXT NOT NULL,
+    -- The engine that found it dead.
+    given_up_by TEXT
 );

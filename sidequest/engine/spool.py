@@ -1,0 +1,195 @@
+"""ENGINE PROCESS. The ends of jobs on this host's disk, while the database takes none.
+
+One file per engine, one line per end: a checksum and JSON. The engine holds a lock on its file as long
+as it lives; so a file that can be locked is a dead engine's, and whoever starts next on the host writes
+what is in it, before anybody gives those jobs to others. Written under the same fence as ever: what had
+landed after all, or is somebody else's by now, is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import zlib
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sidequest.backends.base import Backend
+from sidequest.jobs.states import State
+from sidequest.jobs.transitions import Change
+
+logger = logging.getLogger(__name__)
+OWN, TAKEN = ".spool", ".replay"
+"""How a file's name ends: one that belongs to its engine; one that is being written into the database."""
+BATCH = 500
+PAUSE = 0.05
+"""Seconds between two looks at a file that another engine is replaying."""
+
+
+class Spool:
+    """This engine's file in the directory, and those of dead engines on the same database."""
+
+    def __init__(self, directory: str, identity: str, engine_id: str) -> None:
+        """`identity` is that of the database. Nothing is made before there is something to keep."""
+        self._directory = Path(directory)
+        self._prefix = f"sidequest-{hashlib.sha256(identity.encode()).hexdigest()[:16]}-"
+        self._path = self._directory / f"{self._prefix}{engine_id}{OWN}"
+        self._file: int | None = None
+        self._turn = asyncio.Lock()
+
+    async def keep(self, changes: Sequence[Change]) -> None:
+        """Add them to the file; they survive whatever happens to this process once this returns. Raises OSError."""
+        async with self._turn:
+            await asyncio.to_thread(self._append, b"".join(map(to_line, changes)))
+
+    async def clear(self) -> None:
+        """All is written to the database: remove the file."""
+        async with self._turn:
+            await asyncio.to_thread(self._remove)
+
+    async def replay(self, store: Backend) -> None:
+        """Write into the store what dead engines have left; returns when nobody is at it any more.
+
+        Raises what the store raises; the files stay then.
+        """
+        for own in await self._left_behind():
+            file = await self._take(own)
+            if file is not None:
+                try:
+                    await self._replay_file(store, own.with_suffix(TAKEN), file)
+                finally:
+                    os.close(file)
+
+    async def _left_behind(self) -> Sequence[Path]:
+        """The files of dead engines, by their own names, whether somebody has begun to replay them or not."""
+        owned = [path for path in self._files(OWN) if path != self._path]
+        dead = [path for path in owned if not _is_locked(path)]
+        if len(dead) < len(owned):
+            await asyncio.sleep(PAUSE)  # who has the lock may be about to replay it, and not its engine
+        return sorted({*dead, *(path.with_suffix(OWN) for path in self._files(TAKEN))})
+
+    def _files(self, ending: str) -> list[Path]:
+        return list(self._directory.glob(f"{self._prefix}*{ending}"))
+
+    async def _take(self, own: Path) -> int | None:
+        """The file, locked by us and under its other name; None when somebody else has replayed it to the end."""
+        taken = own.with_suffix(TAKEN)
+        while True:
+            if (file := _locked(taken)) is not None:
+                return file
+            if (file := _locked(own)) is not None:
+                await asyncio.to_thread(own.rename, taken)
+                return file
+            if not _exists(taken):
+                return None
+            await asyncio.sleep(PAUSE)  # another engine writes it: nothing may be released before it is done
+
+    async def _replay_file(self, store: Backend, path: Path, file: int) -> None:
+        changes = await asyncio.to_thread(_read, file, path)
+        refused = 0
+        for first in range(0, len(changes), BATCH):
+            refused += len(await store.apply(changes[first : first + BATCH]))
+        logger.warning(
+            "wrote the ends of %d jobs that a dead engine had kept in %s; %d had been written before or belong to others",
+            len(changes), path, refused,
+        )  # fmt: skip
+        await asyncio.to_thread(path.unlink)
+
+    def _append(self, data: bytes) -> None:
+        if self._file is None:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while self._file is None:  # a file that was locked, replayed and removed before we had its lock
+                self._file = _locked(self._path, create=True)
+            _sync_directory(self._directory)
+        while data:
+            data = data[os.write(self._file, data) :]
+        os.fsync(self._file)
+
+    def _remove(self) -> None:
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+
+
+def to_line(change: Change) -> bytes:
+    columns = {name: _plain(value) for name, value in change.columns.items()}
+    text = json.dumps([change.id, change.lease, change.before, change.state, columns], separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def from_line(line: bytes) -> Change:
+    """Raises ValueError for a line that is torn or damaged."""
+    checksum, _, text = line.partition(b" ")
+    if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text[:-1]):
+        raise ValueError("its checksum is wrong")
+    id, lease, before, state, columns = json.loads(text)
+    return Change(
+        id,
+        lease,
+        tuple(map(State, before)),
+        None if state is None else State(state),
+        {name: _value(plain) for name, plain in columns.items()},
+    )
+
+
+def _plain(value: object) -> object:
+    return {"at": value.isoformat()} if isinstance(value, datetime) else value
+
+
+def _value(plain: Any) -> object:
+    return datetime.fromisoformat(plain["at"]) if isinstance(plain, dict) else plain  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _read(file: int, path: Path) -> list[Change]:
+    """The changes in the file. What cannot be read is told, and those jobs run again."""
+    changes: list[Change] = []
+    with os.fdopen(os.dup(file), "rb") as lines:
+        lines.seek(0)
+        for number, line in enumerate(lines, 1):
+            try:
+                changes.append(from_line(line))
+            except ValueError as error:
+                logger.error("line %d of %s cannot be used, its job will run again: %s", number, path, error)
+    return changes
+
+
+def _locked(path: Path, *, create: bool = False) -> int | None:
+    """The file, open and locked by us; None when somebody has the lock, or the file is no longer there."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0), 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_ino == path.stat().st_ino:
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(file)
+    return None
+
+
+def _exists(path: Path) -> bool:
+    return path.exists()
+
+
+def _is_locked(path: Path) -> bool:
+    if (file := _locked(path)) is None:
+        return path.exists()
+    os.close(file)
+    return False
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
