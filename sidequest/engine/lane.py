@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sidequest.clock import monotonic
+from sidequest.engine.output import OutputLog
 from sidequest.engine.worker_process import Death, Link
 from sidequest.jobs.record import ClaimedJob
 from sidequest.wire.frames import Kind, pack, read_json, read_object
@@ -76,14 +78,17 @@ class Lane:
     since_hello: float | None = None
     """When its worker first said that it is ready; None: it has not come so far."""
     recalled: bool = False
+    _output: OutputLog | None = None
     _filling: bool = False
     _outgoing: list[ClaimedJob] = field(default_factory=list[ClaimedJob])
 
     async def run(self, greeting: dict[str, Any]) -> Death:
         """Start the worker; return when it is gone, with everything it said delivered."""
+        self._output = OutputLog(self._speaker, asyncio.get_running_loop().call_later)
         try:
-            return await self.link.run(greeting, self._receive)
+            return await self.link.run(greeting, self._receive, self._output.feed)
         finally:
+            self._output.finish()
             self.ready = False
             self.closing = True
 
@@ -135,9 +140,16 @@ class Lane:
         self.since = monotonic()
         self.link.write(pack(Kind.CLOSE))
 
+    def _speaker(self) -> str:
+        """Who has printed what comes now: the worker, and its job if there is but one."""
+        job = next(iter(self.jobs.values())).job if len(self.jobs) == 1 else None
+        return f"worker {self.link.pid}" if job is None else f"worker {self.link.pid}, job {job.id} ({job.name})"
+
     def _receive(self, kind: Kind, payload: bytes) -> None:
         match kind:
             case Kind.ENDS:
+                if self.role is Role.SYNC and self._output is not None:
+                    self._output.end_line()
                 self.owner.lane_ends(self, read_ends(payload))
             case Kind.STARTED:
                 self.owner.lane_started(read_started(payload))

@@ -82,6 +82,11 @@ class Splitter:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def pending(self) -> int:
+        """Bytes of a frame that has come in part."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
         """The frames that are complete with `data`. Raises BrokenFrame."""
         buffer = self._buffer

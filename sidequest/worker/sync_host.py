@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
+from contextlib import suppress
 from ctypes import Array
 from queue import SimpleQueue
 from types import FrameType
@@ -62,6 +64,7 @@ class SyncHost:
         self._word[1] = started_us
         self._word[0] = attempt.id
         outcome = self._outcome(attempt)
+        _flush_output()
         end = pack_end(End(attempt.id, outcome, started_us, epoch_us()))
         self._channel.send(pack(Kind.ENDS, end))
         self._word[0] = 0
@@ -162,3 +165,11 @@ class SyncHost:
             self._timed_in -= attempt.timeout_ms is not None
             returned.append(attempt.id)
         self._channel.send(pack_ids(Kind.RETURNED, returned))
+
+
+def _flush_output() -> None:
+    """What the job has printed is its own, and not the next one's."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with suppress(Exception):  # it may have closed them
+            if stream is not None:
+                stream.flush()
