@@ -70,7 +70,13 @@ class Lane:
     """It runs one isolated job and takes no other."""
     ready: bool = False
     retiring: bool = False
-    """It has had its share of jobs: it takes no more, and closes when those in it have ended."""
+    """It has had its share of jobs, or has been spoiled: it takes no more, and closes when those in it have ended."""
+    blocked: bool = False
+    """One step of an async job lasts, and nothing else in it moves: it takes no job for now."""
+    step: tuple[int, int] = (0, 0)
+    """The async job that was being stepped at the last look, and the count of its steps."""
+    step_since: float = 0.0
+    """When that step was seen first (monotonic)."""
     closing: bool = False
     served: int = 0
     since: float = field(default_factory=monotonic)
@@ -95,7 +101,7 @@ class Lane:
     @property
     def open(self) -> bool:
         """Whether it takes jobs."""
-        return self.ready and not self.leaving and not self.exclusive
+        return self.ready and not self.leaving and not self.exclusive and not self.blocked
 
     @property
     def leaving(self) -> bool:
@@ -146,6 +152,7 @@ class Lane:
         return f"worker {self.link.pid}" if job is None else f"worker {self.link.pid}, job {job.id} ({job.name})"
 
     def _receive(self, kind: Kind, payload: bytes) -> None:
+        self.blocked = False  # who sends a frame has come to do so
         match kind:
             case Kind.ENDS:
                 if self.role is Role.SYNC and self._output is not None:

@@ -34,6 +34,7 @@ class Sink(io.TextIOBase):
         with self._changed:
             if self._held + len(text) > self._most:
                 self._dropped += max(1, text.count("\n"))
+                self._changed.notify_all()
             else:
                 self._texts.append(text)
                 self._held += len(text)
@@ -43,12 +44,12 @@ class Sink(io.TextIOBase):
     def drain(self, within: float) -> bool:
         """Wait until everything is written, at most that many seconds; whether it is."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._held, within)
+            return self._changed.wait_for(lambda: not self._held and not self._dropped, within)
 
     def _write_on(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._texts))
+                self._changed.wait_for(lambda: bool(self._texts or self._dropped))
                 text = "".join(self._texts)
                 self._texts.clear()
                 if self._dropped:

@@ -49,6 +49,8 @@ class Death:
     """Where its threads were when we decided to kill it."""
     cause: str = ""
     """Why we killed it, if it was for what it did as a whole: then no job is named in `killed_for`."""
+    suspect: int = 0
+    """The job that was being run or stepped when we killed it for a cause."""
 
     @property
     def out_of_the_blue(self) -> bool:
@@ -116,6 +118,7 @@ class WorkerProcess(asyncio.Protocol):
         self._dumping = asyncio.Lock()
         self._killed_for: int | None = None
         self._cause = ""
+        self._suspect = 0
         self._end_of_frames = asyncio.Event()
         self._half: asyncio.TimerHandle | None = None
         """Runs while a frame has come in part."""
@@ -155,7 +158,7 @@ class WorkerProcess(asyncio.Protocol):
             served.add_done_callback(_forget)
             executor.shutdown(wait=False)
             self._stacks_in.close()
-        return Death(process.exitcode, self._killed_for, self._stacks, self._cause)
+        return Death(process.exitcode, self._killed_for, self._stacks, self._cause, self._suspect)
 
     def write(self, frame: bytes) -> None:
         if self._transport is not None:
@@ -170,7 +173,7 @@ class WorkerProcess(asyncio.Protocol):
 
     async def kill(self, for_job: int | None, cause: str = "") -> None:
         if self._killed_for is None and not self._cause:
-            self._killed_for, self._cause = for_job, cause
+            self._killed_for, self._cause, self._suspect = for_job, cause, self._word[0]
             self._stacks = await self.stacks()
         self._kill_group()
 
@@ -196,8 +199,8 @@ class WorkerProcess(asyncio.Protocol):
 
     def _distrust(self, cause: str) -> None:
         """Somebody wrote to our descriptor, or closed it: nothing that comes from there can be trusted."""
-        if self._killed_for is None and not self._over:
-            self._cause = self._cause or cause
+        if self._killed_for is None and not self._cause and not self._over:
+            self._cause, self._suspect = cause, self._word[0]
             self._kill_group()
 
     async def stacks(self) -> str:

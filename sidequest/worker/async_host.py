@@ -6,8 +6,9 @@ Also serves `engine="inline"`, where the loop is the app's own and sync jobs run
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from ctypes import Array
+from itertools import count
 from typing import Any
 
 from sidequest.clock import epoch_us
@@ -40,6 +41,7 @@ class AsyncHost:
         self._ends: list[bytes] = []
         self._untold: dict[int, int] = {}
         self._shutting_down = False
+        self._steps = count(1)
         self._loop = asyncio.get_running_loop()
         self.closed = asyncio.Event()
 
@@ -111,7 +113,7 @@ class AsyncHost:
         if not call.definition.is_async:
             return await asyncio.to_thread(call.run)
         coroutine = call.run()
-        return await (coroutine if self._word is None else _Stepped(coroutine, self._word, call.attempt.id))
+        return await (coroutine if self._word is None else _Stepped(coroutine, self._word, call.attempt.id, self._steps))
 
     def _stop(self, id: int, reason: StopReason) -> None:
         run = self._running.get(id)
@@ -165,16 +167,18 @@ class _Run:
 
 
 class _Stepped(Coroutine[Any, Any, Any]):
-    """A job's coroutine that names itself in shared memory while one of its steps runs."""
+    """A job's coroutine that names itself in shared memory while one of its steps runs, and counts the steps."""
 
-    __slots__ = ("_coroutine", "_id", "_word")
+    __slots__ = ("_coroutine", "_id", "_steps", "_word")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], word: Array[Any], id: int) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], word: Array[Any], id: int, steps: Iterator[int]) -> None:
         self._coroutine = coroutine
         self._word = word
         self._id = id
+        self._steps = steps
 
     def send(self, value: Any, /) -> Any:
+        self._word[2] = next(self._steps)
         self._word[0] = self._id
         try:
             return self._coroutine.send(value)
@@ -182,6 +186,7 @@ class _Stepped(Coroutine[Any, Any, Any]):
             self._word[0] = 0
 
     def throw(self, *error: Any) -> Any:
+        self._word[2] = next(self._steps)
         self._word[0] = self._id
         try:
             return self._coroutine.throw(*error)
