@@ -25,6 +25,7 @@ from sidequest.engine.cleanup import Cleanup
 from sidequest.engine.dispatcher import Dispatcher
 from sidequest.engine.errands import Errands
 from sidequest.engine.heartbeat import Heartbeat
+from sidequest.engine.inquiries import Inquiries
 from sidequest.engine.lane import Held, Lane
 from sidequest.engine.lanes import Lanes
 from sidequest.engine.outbox import Entry, Outbox, ended
@@ -125,7 +126,7 @@ class Engine:
                 await self._rescue.release(self._orders.predecessor, "its engine process died")
             await tasks.start(self._wakeups.run)
             for loop in (self._errands.run, self._outbox.run, self._heartbeat.run, self._rescue.run, self._cancellations.run,
-                         self._cleanup.run, self._ends.run, self._announcer.run, self._watch_lanes):  # fmt: skip
+                         self._cleanup.run, self._ends.run, self._announcer.run, self._inquiries.run, self._watch_lanes):  # fmt: skip
                 tasks.start_soon(loop)
             self._lanes.crew.warm_up()
             dispatching = asyncio.create_task(self._dispatcher.run())
@@ -154,6 +155,7 @@ class Engine:
         )  # fmt: skip
         self._cancellations = Cancellations(self.engine_id, store, self._lanes, lambda: bool(self._lanes.held))
         self._wakeups = Wakeups(self.engine_id, store, self.wake, self.look_for_cancels)
+        self._inquiries = Inquiries(self.engine_id, store.url.identity, lambda: self._lanes.held)
         self._announcer = Announcer(store, self, suffices=settings.serves_all)
         self._rescue = Rescue(self.engine_id, settings, store, self._heartbeat, self._announcer.work)
         self._cleanup = Cleanup(settings, store)

@@ -17,12 +17,17 @@ from sidequest.wire.messages import (
     Role,
     StopReason,
     pack_halt,
+    pack_ids,
     pack_run,
     read_ends,
     read_ids,
     read_progress,
     read_started,
 )
+
+
+STACK_WAIT = 0.5
+"""Seconds in which a worker that is not held up tells where a job is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +89,8 @@ class Lane:
     since_hello: float | None = None
     """When its worker first said that it is ready; None: it has not come so far."""
     recalled: bool = False
+    _asked: dict[int, asyncio.Future[str]] = field(default_factory=dict[int, "asyncio.Future[str]"])
+    """Jobs whose stack somebody waits for."""
     _output: OutputLog | None = None
     _filling: bool = False
     _outgoing: list[ClaimedJob] = field(default_factory=list[ClaimedJob])
@@ -135,6 +142,20 @@ class Lane:
         """Ask a running job to stop."""
         self.link.write(pack_halt(id, reason))
 
+    async def stack(self, id: int) -> str:
+        """Where a job is, as its worker tells it; empty when it does not answer in a moment."""
+        answer = self._asked.get(id)
+        if answer is None:
+            answer = self._asked[id] = asyncio.get_running_loop().create_future()
+            self.link.write(pack_ids(Kind.STACK, (id,)))
+        try:
+            async with asyncio.timeout(STACK_WAIT):
+                return await asyncio.shield(answer)
+        except TimeoutError:
+            return ""
+        finally:
+            self._asked.pop(id, None)
+
     def recall(self) -> None:
         """Ask for the jobs that have not started."""
         self.recalled = True
@@ -145,6 +166,11 @@ class Lane:
         self.closing = True
         self.since = monotonic()
         self.link.write(pack(Kind.CLOSE))
+
+    def _told_stack(self, told: dict[str, Any]) -> None:
+        answer = self._asked.get(told.get("id", 0))
+        if answer is not None and not answer.done():
+            answer.set_result(str(told.get("stack", "")))
 
     def _speaker(self) -> str:
         """Who has printed what comes now: the worker, and its job if there is but one."""
@@ -164,6 +190,8 @@ class Lane:
                 self.owner.lane_progress(*read_progress(payload))
             case Kind.REQUEST:
                 self.owner.lane_request(self, read_object(payload))
+            case Kind.STACK_SEEN:
+                self._told_stack(read_object(payload))
             case Kind.HELLO | Kind.CATALOGUE:
                 self.ready = True
                 self.owner.lane_ready(self, read_json(payload)["kinds"])

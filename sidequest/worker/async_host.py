@@ -6,6 +6,7 @@ Also serves `engine="inline"`, where the loop is the app's own and sync jobs run
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from ctypes import Array
 from itertools import count
@@ -15,8 +16,9 @@ from sidequest.clock import epoch_us
 from sidequest.jobs.client import Client, using
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Errored, JobError, Outcome
-from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack, read_json
-from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, pack_started, read_halt, read_run
+from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack, pack_json, read_json
+from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, pack_started, read_halt, read_ids, read_run
+from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import end_with_engine
 from sidequest.worker.client import WorkerClient
@@ -62,6 +64,9 @@ class AsyncHost:
                 self._shutting_down = True
                 for run in self._running.values():
                     run.announce_shutdown()
+            case Kind.STACK:
+                for id in read_ids(payload):
+                    self._send(pack_json(Kind.STACK_SEEN, {"id": id, "stack": self._stack(id)}))
             case Kind.MODULES:
                 self._loader.extend(**read_json(payload))
                 self._send(self._loader.catalogue(Kind.CATALOGUE))
@@ -110,10 +115,17 @@ class AsyncHost:
         return prepared.ended(value)
 
     async def _call(self, call: Call) -> Any:
+        run = self._running[call.attempt.id]
         if not call.definition.is_async:
-            return await asyncio.to_thread(call.run)
-        coroutine = call.run()
+            return await asyncio.to_thread(run.in_thread, call.run)
+        run.coroutine = coroutine = call.run()
         return await (coroutine if self._word is None else _Stepped(coroutine, self._word, call.attempt.id, self._steps))
+
+    def _stack(self, id: int) -> str:
+        run = self._running.get(id)
+        if run is not None and run.thread is not None:
+            return stacks.of_thread(run.thread)
+        return stacks.of_coroutine(None if run is None else run.coroutine)
 
     def _stop(self, id: int, reason: StopReason) -> None:
         run = self._running.get(id)
@@ -148,14 +160,20 @@ class AsyncHost:
 class _Run:
     """A job that runs on this loop."""
 
-    __slots__ = ("attempt", "call", "stop", "task", "timer")
+    __slots__ = ("attempt", "call", "coroutine", "stop", "task", "thread", "timer")
 
     def __init__(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         self.attempt = attempt
         self.task = task
         self.call: Call | None = None
+        self.coroutine: Coroutine[Any, Any, Any] | None = None
+        self.thread: int | None = None
         self.stop: StopReason | None = None
         self.timer: asyncio.TimerHandle | None = None
+
+    def in_thread(self, function: Callable[[], Any]) -> Any:
+        self.thread = threading.get_ident()
+        return function()
 
     def announce_shutdown(self) -> None:
         if self.call is not None:

@@ -20,8 +20,9 @@ from sidequest.clock import epoch_us, monotonic
 from sidequest.errors import JobStopped
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Outcome
-from sidequest.wire.frames import Kind, pack, read_json
-from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, read_halt, read_run
+from sidequest.wire.frames import Kind, pack, pack_json, read_json
+from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, read_halt, read_ids, read_run
+from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import Channel
 from sidequest.worker.client import WorkerClient
@@ -146,6 +147,10 @@ class SyncHost:
                 self._shutting_down = True
                 if self._call is not None:
                     self._call.context.shutting_down = True
+            case Kind.STACK:
+                for id in read_ids(payload):
+                    stack = stacks.of_thread(threading.main_thread().ident)
+                    self._channel.send(pack_json(Kind.STACK_SEEN, {"id": id, "stack": stack}))
             case Kind.MODULES:
                 self._loader.extend(**read_json(payload))
                 self._channel.send(self._loader.catalogue(Kind.CATALOGUE))
