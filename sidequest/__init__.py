@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ConfigError,
         DuplicateJob,
         EngineStartError,
+        EngineUnreachable,
         JobCanceled,
         JobFailed,
         JobNotFound,
@@ -41,8 +42,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "sidequest.app.sidequest": ("Sidequest",),
     "sidequest.errors": (
-        "BackendUnavailable", "ConfigError", "DuplicateJob", "EngineStartError", "JobCanceled", "JobFailed",
-        "JobNotFound", "JobStateError", "JobStopped", "NotSerializable", "PayloadError", "QueueNotFound",
+        "BackendUnavailable", "ConfigError", "DuplicateJob", "EngineStartError", "EngineUnreachable", "JobCanceled",
+        "JobFailed", "JobNotFound", "JobStateError", "JobStopped", "NotSerializable", "PayloadError", "QueueNotFound",
         "SchemaMismatch", "SidequestError", "TooLarge",
     ),
     "sidequest.jobs.client": ("CancelAnswer", "Client", "JobCall", "JobHandle"),
@@ -56,9 +57,9 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "BackendUnavailable", "CancelAnswer", "Client", "ConfigError", "DuplicateJob", "EngineStartError", "Fail", "Job",
-    "JobCall", "JobCanceled", "JobContext", "JobDef", "JobError", "JobFailed", "JobHandle", "JobNotFound", "JobRecord",
-    "JobStateError", "JobStopped", "NotSerializable", "PayloadError", "Progress", "QueueNotFound", "QueueRecord",
+    "BackendUnavailable", "CancelAnswer", "Client", "ConfigError", "DuplicateJob", "EngineStartError", "EngineUnreachable",
+    "Fail", "Job", "JobCall", "JobCanceled", "JobContext", "JobDef", "JobError", "JobFailed", "JobHandle", "JobNotFound",
+    "JobRecord", "JobStateError", "JobStopped", "NotSerializable", "PayloadError", "Progress", "QueueNotFound", "QueueRecord",
     "Retry", "SchemaMismatch", "Sidequest", "SidequestError", "Snooze", "State", "TooLarge", "__version__",
     "call_by_name", "job",
 ]  # fmt: skip

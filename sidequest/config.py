@@ -33,6 +33,8 @@ ALIASES = {"postgres": "postgresql", "mariadb": "mysql"}
 PORTS = {"postgresql": "5432", "mysql": "3306", "mongodb": "27017"}
 """Where the servers listen when a URL does not say."""
 THIS_HOST = ("", "localhost", "127.0.0.1", "::1")
+SMALLEST_WORKER = 64 * 1024 * 1024
+"""Bytes that a worker may need before it has run anything."""
 PATTERN = re.compile(r"-?[A-Za-z0-9_.:\-]*\*?")
 
 
@@ -131,6 +133,9 @@ class Settings:
     """After this long without a job a worker above `min_workers` ends."""
     max_jobs_per_worker: int = 10_000
     """After this many jobs a worker is replaced."""
+    max_worker_memory: int | None = None
+    """Bytes of memory from which on a worker takes no more jobs and is replaced; at twice as much
+    it is killed at once. Measured on Linux only."""
     worker_start_timeout: timedelta = timedelta(seconds=60)
     """Longest time a worker may take to import the job modules."""
     polling_interval: timedelta = timedelta(seconds=0.1)
@@ -331,6 +336,7 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "max_workers": _count(1, 1_000),
     "worker_idle_timeout": checks.duration,
     "max_jobs_per_worker": _count(1, 1_000_000_000),
+    "max_worker_memory": lambda name, value: value if value is None else checks.integer(name, value, SMALLEST_WORKER, 2**63 - 1),
     "worker_start_timeout": _positive,
     "polling_interval": _positive,
     "start_timeout": _positive,

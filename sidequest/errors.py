@@ -6,6 +6,7 @@
     │   └── BackendFull          it has no room left: a full disk, a quota
     ├── SchemaMismatch           the tables are older or newer than this code
     ├── EngineStartError         the engine process did not become ready
+    ├── EngineUnreachable        the engine that could answer is on another host, or does not answer
     ├── PayloadError             arguments, a result or meta cannot be stored
     │   ├── NotSerializable      (also a TypeError) a value has no JSON form; names its path
     │   └── TooLarge             (also a ValueError) the JSON text is over the limit
@@ -46,6 +47,10 @@ class SchemaMismatch(SidequestError):
 
 class EngineStartError(SidequestError):
     """The engine process did not become ready; the message carries the child's own error."""
+
+
+class EngineUnreachable(SidequestError):
+    """The engine that could answer is on another host, or does not answer; the message names both."""
 
 
 class PayloadError(SidequestError):

@@ -7,6 +7,7 @@ its arguments before anything is written.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Unpack
@@ -15,13 +16,14 @@ from sidequest.backends import moves
 from sidequest.backends.base import Backend, Bucket, JobFilter
 from sidequest.clock import monotonic
 from sidequest.config import QueueSettings, queue_record
-from sidequest.errors import JobNotFound, JobStateError, QueueNotFound
+from sidequest.errors import EngineUnreachable, JobNotFound, JobStateError, QueueNotFound
 from sidequest.jobs import checks, transitions
 from sidequest.jobs.checks import Seconds
 from sidequest.jobs.client import CancelAnswer
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import JobRecord
 from sidequest.jobs.states import State
+from sidequest.wire import inquiry
 
 MOST_LISTED = 1_000
 MOST_BUCKETS = 1_000
@@ -141,6 +143,34 @@ class JobsOperations:
         if record is None:
             raise JobNotFound(id)
         raise JobStateError(f"job {id} is {record.state}: cancel it first, an engine has it in hand")
+
+    async def stack(self, id: int) -> str:
+        """Where a running job is now, as text for people: its own stack, and all threads of its worker.
+
+        The job goes on as if nothing had happened. Answered by the job's engine, so only on its host.
+        Raises JobNotFound; JobStateError unless the job runs; EngineUnreachable naming host and engine.
+        """
+        record = await self.get(id)
+        if record.state not in (State.CLAIMED, State.RUNNING) or record.engine is None:
+            raise JobStateError(f"job {id} is {record.state}: only a running job is somewhere")
+        answer = await inquiry.ask(self._store().url.identity, record.engine, {"stack": id})
+        if answer is None:
+            raise EngineUnreachable(await self._whereabouts(id, record.engine))
+        if "stack" not in answer:
+            raise JobStateError(str(answer.get("error")))
+        return str(answer["stack"])
+
+    async def _whereabouts(self, id: int, engine_id: str) -> str:
+        """Why nobody here could tell where the job is, and who could."""
+        engine = next((each for each in await self._store().list_engines() if each.id == engine_id), None)
+        if engine is None:
+            return f"job {id} was with engine {engine_id}, which has gone"
+        if engine.host != socket.gethostname():
+            return f"job {id} runs in engine {engine_id} on host {engine.host}: ask there, with `sidequest jobs stack {id}`"
+        return (
+            f"engine {engine_id} of job {id} (pid {engine.pid}, on this host) gives no answer here: "
+            f"ask as the user that it runs as, with `sidequest jobs stack {id}`"
+        )
 
     async def watch(self, *, queue: str | None = None) -> AsyncIterator[JobRecord]:
         """Follow the jobs enqueued from now on: each one when it appears and whenever it changes.

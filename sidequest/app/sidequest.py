@@ -45,6 +45,7 @@ class SidequestSettings(TypedDict, total=False):
     max_workers: int
     worker_idle_timeout: Seconds
     max_jobs_per_worker: int
+    max_worker_memory: int | None
     worker_start_timeout: Seconds
     polling_interval: Seconds
     start_timeout: Seconds

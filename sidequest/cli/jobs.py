@@ -25,7 +25,7 @@ from sidequest.cli.arguments import (
     words,
 )
 from sidequest.cli.failures import DONE, FAILED, one_line
-from sidequest.cli.output import JOB_HEAD, counts_document, job_document, job_lines, job_row, print_json, print_table
+from sidequest.cli.output import JOB_HEAD, counts_document, job_document, job_lines, job_row, print_json, print_table, printable
 from sidequest.clock import utc_now
 from sidequest.errors import JobNotFound, JobStateError
 from sidequest.jobs import checks
@@ -50,6 +50,9 @@ def add(commands: Commands) -> None:
     snooze.add_argument("id", metavar="ID", type=job_id)
     snooze.add_argument("seconds", metavar="SECONDS", type=seconds("SECONDS"), help="from now on")
     add_common(snooze)
+    stack = command(verbs, "stack", _stack, "where a running job is now; on the host of its engine")
+    stack.add_argument("id", metavar="ID", type=job_id)
+    add_common(stack)
     count = command(verbs, "count", _count, "how many jobs there are in each state")
     _add_filter(count)
     add_common(count)
@@ -130,6 +133,20 @@ def _show(args: argparse.Namespace) -> int:
 async def _got(args: argparse.Namespace) -> JobRecord:
     async with connection.client(args) as sq:
         return await sq.jobs.get(args.id)
+
+
+def _stack(args: argparse.Namespace) -> int:
+    stack = asyncio.run(_stacked(args))
+    if args.json:
+        print_json({"id": args.id, "stack": stack})
+    else:
+        print("\n".join(printable(line) for line in stack.splitlines()))
+    return DONE
+
+
+async def _stacked(args: argparse.Namespace) -> str:
+    async with connection.client(args) as sq:
+        return await sq.jobs.stack(args.id)
 
 
 def _count(args: argparse.Namespace) -> int:

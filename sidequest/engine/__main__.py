@@ -18,7 +18,9 @@ from typing import Any, BinaryIO
 
 from sidequest.backends import make_backend
 from sidequest.config import Settings
+from sidequest.engine import output
 from sidequest.engine.engine import Engine, Orders
+from sidequest.engine.log import Sink
 from sidequest.engine.worker_process import WorkerProcess
 from sidequest.errors import first_cause
 from sidequest.jobs.naming import Script
@@ -27,6 +29,8 @@ from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json, read_j
 logger = logging.getLogger(__name__)
 ORPHAN_GRACE = 10.0
 """Seconds that running jobs get at most when the app is gone."""
+LAST_WORDS = 1.0
+"""Seconds in which the last log lines may be written."""
 UNREAD = 1024 * 1024
 """Bytes that the app has not read, from which on it is told no more: it looks for itself."""
 
@@ -138,6 +142,7 @@ async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
     settings = Settings.from_json(start["settings"])
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("sidequest").setLevel(settings.log_level)  # drivers log statements with their values: not those
+    output.logger.setLevel(logging.INFO)  # whoever prints wants to see it
     sys.path[:] = start["path"]  # workers inherit it: they import what the app could import
     pipe.grace = min(ORPHAN_GRACE, settings.shutdown_timeout.total_seconds())
     script = Script(**start["script"]) if start["script"] else None
@@ -173,9 +178,10 @@ def main() -> None:
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
+    sys.stdout = sys.stderr = said = Sink(2)
     code = asyncio.run(serve(orders_in, events_out))
     logging.shutdown()
-    sys.stderr.flush()
+    said.drain(LAST_WORDS)
     os._exit(code)  # threads of executors and drivers have nothing left to say
 
 

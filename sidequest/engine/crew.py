@@ -12,6 +12,7 @@ from sidequest.clock import monotonic
 from sidequest.config import Settings
 from sidequest.engine.errands import Errands
 from sidequest.engine.lane import Lane, LaneOwner
+from sidequest.engine.memory import Memory
 from sidequest.engine.worker_process import Death, Link
 from sidequest.wire.frames import Kind, pack, pack_json
 from sidequest.wire.messages import Role
@@ -47,6 +48,7 @@ class Crew:
         self._greeting = greeting
         self._changed = changed
         self._died = died
+        self._memory = Memory(None if settings.engine == "inline" else settings.max_worker_memory, errands)
         self._lanes: list[Lane] = []
         self._failed_starts = 0
         self._start_not_before = 0.0
@@ -158,13 +160,16 @@ class Crew:
     # Ending
 
     def look(self) -> None:
-        """End lanes that are idle for too long; kill those that neither start nor close."""
+        """End lanes that are idle for too long or use too much; kill those that neither start nor close."""
         now = monotonic()
         for lane in self:
+            self._memory.look(lane)
             if lane.jobs:
                 continue
             if now - lane.since > self._patience(lane):
                 self._errands.start(lane.link.kill, 0)
+            elif lane.retiring and not lane.closing:
+                lane.close()
             elif lane.open and self.alive() > self._settings.min_workers:
                 self._retire_idle(lane, now)
         self.warm_up()
@@ -172,7 +177,8 @@ class Crew:
     def end_its_share(self, lane: Lane) -> None:
         """After some of its jobs ended or came back: a lane that has had its share takes no more, and closes when empty."""
         lane.since = monotonic()
-        lane.retiring = lane.served >= self._settings.max_jobs_per_worker
+        self._memory.look(lane)
+        lane.retiring = lane.retiring or lane.served >= self._settings.max_jobs_per_worker
         if lane.retiring and not lane.jobs and not lane.closing:
             lane.close()
 

@@ -25,6 +25,7 @@ from sidequest.engine.cleanup import Cleanup
 from sidequest.engine.dispatcher import Dispatcher
 from sidequest.engine.errands import Errands
 from sidequest.engine.heartbeat import Heartbeat
+from sidequest.engine.inquiries import Inquiries
 from sidequest.engine.lane import Held, Lane
 from sidequest.engine.lanes import Lanes
 from sidequest.engine.leases import Leases
@@ -136,7 +137,7 @@ class Engine:
             await tasks.start(self._wakeups.run)
             for loop in (self._errands.run, self._outbox.run, self._heartbeat.run, self._heartbeat.guard,
                          self._rescue.run, self._cancellations.run, self._cleanup.run, self._ends.run, self._announcer.run,
-                         self._watch_lanes):  # fmt: skip
+                         self._inquiries.run, self._watch_lanes):  # fmt: skip
                 tasks.start_soon(loop)
             self._lanes.crew.warm_up()
             dispatching = asyncio.create_task(self._dispatcher.run())
@@ -168,6 +169,7 @@ class Engine:
         )  # fmt: skip
         self._cancellations = Cancellations(self.engine_id, store, self._lanes, lambda: bool(self._lanes.held))
         self._wakeups = Wakeups(self.engine_id, store, self.wake, self.look_for_cancels)
+        self._inquiries = Inquiries(self.engine_id, store.url.identity, lambda: self._lanes.held)
         self._announcer = Announcer(store, self, suffices=settings.serves_all)
         self._rescue = Rescue(settings, store, self._heartbeat, self._announcer.work, self._replay)
         self._cleanup = Cleanup(settings, store)

@@ -32,7 +32,9 @@ class InlineLink:
         self._outgoing = Splitter()
         self._host: AsyncHost | None = None
 
-    async def run(self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None]) -> Death:
+    async def run(
+        self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None], on_output: Callable[[bytes], None]
+    ) -> Death:
         loop = asyncio.get_running_loop()
 
         def deliver(frame: bytes) -> None:
@@ -59,7 +61,14 @@ class InlineLink:
     def trust_until(self, until_us: int) -> None:
         """There is no process that could end itself."""
 
-    async def kill(self, for_job: int) -> None:
+    def steps(self) -> int:
+        return 0
+
+    async def stacks(self) -> str:
+        """The threads are those of the app: whoever wants to see them is in the same process."""
+        return ""
+
+    async def kill(self, for_job: int | None, cause: str = "") -> None:
         if for_job:
             logger.error("job %d does not stop, and an inline engine cannot kill it", for_job)
         elif self._host is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sidequest.clock import monotonic
+from sidequest.engine.output import OutputLog
 from sidequest.engine.worker_process import Death, Link
 from sidequest.jobs.record import ClaimedJob
 from sidequest.wire.frames import Kind, pack, read_json, read_object
@@ -15,12 +17,17 @@ from sidequest.wire.messages import (
     Role,
     StopReason,
     pack_halt,
+    pack_ids,
     pack_run,
     read_ends,
     read_ids,
     read_progress,
     read_started,
 )
+
+
+STACK_WAIT = 0.5
+"""Seconds in which a worker that is not held up tells where a job is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +77,13 @@ class Lane:
     """It runs one isolated job and takes no other."""
     ready: bool = False
     retiring: bool = False
-    """It has had its share of jobs: it takes no more, and closes when those in it have ended."""
+    """It has had its share of jobs, or has been spoiled: it takes no more, and closes when those in it have ended."""
+    blocked: bool = False
+    """One step of an async job lasts, and nothing else in it moves: it takes no job for now."""
+    step: tuple[int, int] = (0, 0)
+    """The async job that was being stepped at the last look, and the count of its steps."""
+    step_since: float = 0.0
+    """When that step was seen first (monotonic)."""
     closing: bool = False
     served: int = 0
     since: float = field(default_factory=monotonic)
@@ -78,21 +91,26 @@ class Lane:
     since_hello: float | None = None
     """When its worker first said that it is ready; None: it has not come so far."""
     recalled: bool = False
+    _asked: dict[int, asyncio.Future[str]] = field(default_factory=dict[int, "asyncio.Future[str]"])
+    """Jobs whose stack somebody waits for."""
+    _output: OutputLog | None = None
     _filling: bool = False
     _outgoing: list[ClaimedJob] = field(default_factory=list[ClaimedJob])
 
     async def run(self, greeting: dict[str, Any]) -> Death:
         """Start the worker; return when it is gone, with everything it said delivered."""
+        self._output = OutputLog(self._speaker, asyncio.get_running_loop().call_later)
         try:
-            return await self.link.run(greeting, self._receive)
+            return await self.link.run(greeting, self._receive, self._output.feed)
         finally:
+            self._output.finish()
             self.ready = False
             self.closing = True
 
     @property
     def open(self) -> bool:
         """Whether it takes jobs."""
-        return self.ready and not self.leaving and not self.exclusive
+        return self.ready and not self.leaving and not self.exclusive and not self.blocked
 
     @property
     def leaving(self) -> bool:
@@ -126,6 +144,20 @@ class Lane:
         """Ask a running job to stop."""
         self.link.write(pack_halt(id, reason))
 
+    async def stack(self, id: int) -> str:
+        """Where a job is, as its worker tells it; empty when it does not answer in a moment."""
+        answer = self._asked.get(id)
+        if answer is None:
+            answer = self._asked[id] = asyncio.get_running_loop().create_future()
+            self.link.write(pack_ids(Kind.STACK, (id,)))
+        try:
+            async with asyncio.timeout(STACK_WAIT):
+                return await asyncio.shield(answer)
+        except TimeoutError:
+            return ""
+        finally:
+            self._asked.pop(id, None)
+
     def recall(self) -> None:
         """Ask for the jobs that have not started."""
         self.recalled = True
@@ -137,9 +169,22 @@ class Lane:
         self.since = monotonic()
         self.link.write(pack(Kind.CLOSE))
 
+    def _told_stack(self, told: dict[str, Any]) -> None:
+        answer = self._asked.get(told.get("id", 0))
+        if answer is not None and not answer.done():
+            answer.set_result(str(told.get("stack", "")))
+
+    def _speaker(self) -> str:
+        """Who has printed what comes now: the worker, and its job if there is but one."""
+        job = next(iter(self.jobs.values())).job if len(self.jobs) == 1 else None
+        return f"worker {self.link.pid}" if job is None else f"worker {self.link.pid}, job {job.id} ({job.name})"
+
     def _receive(self, kind: Kind, payload: bytes) -> None:
+        self.blocked = False  # who sends a frame has come to do so
         match kind:
             case Kind.ENDS:
+                if self.role is Role.SYNC and self._output is not None:
+                    self._output.end_line()
                 self.owner.lane_ends(self, read_ends(payload))
             case Kind.STARTED:
                 self.owner.lane_started(read_started(payload))
@@ -147,6 +192,8 @@ class Lane:
                 self.owner.lane_progress(*read_progress(payload))
             case Kind.REQUEST:
                 self.owner.lane_request(self, read_object(payload))
+            case Kind.STACK_SEEN:
+                self._told_stack(read_object(payload))
             case Kind.HELLO | Kind.CATALOGUE:
                 self.ready = True
                 self.owner.lane_ready(self, read_json(payload)["kinds"])

@@ -23,6 +23,7 @@ from sidequest.engine.lane import Held, Lane
 from sidequest.engine.queue_scheduler import Load
 from sidequest.engine.stops import Stops
 from sidequest.engine.verdicts import verdicts
+from sidequest.engine.watchdog import Watchdog
 from sidequest.engine.worker_process import Death, Link
 from sidequest.jobs.outcome import Interrupted, JobError, Outcome, Released, Stopped
 from sidequest.jobs.record import ClaimedJob
@@ -81,6 +82,7 @@ class Lanes:
         self._kinds: dict[str, bool] = {}
         self._means: dict[str, float] = {}
         self._stops = Stops(settings.kill_grace.total_seconds(), errands)
+        self._watchdog = Watchdog(errands)
         self._running = 0
         self._stopping = False
         self.may_start: Callable[[], bool] = lambda: True
@@ -325,9 +327,10 @@ class Lanes:
         for lane in self.crew:
             if lane.jobs:
                 self._look_into(lane, now_us)
+                self._watchdog.look(lane)
         self._stops.enforce()
         self.crew.look()
-        self._start_missing_lanes()
+        self.pump()  # a lane may have come free of what blocked it
 
     @property
     def busy(self) -> bool:

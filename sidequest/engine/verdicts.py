@@ -41,6 +41,8 @@ def _guilty(jobs: Sequence[Held], current: Held | None, role: Role | None, death
         return None
     if role is Role.ASYNC and len(jobs) == 1:
         return jobs[0]
+    if role is Role.SYNC and death.cause and jobs:
+        return next((held for held in jobs if held.job.id == death.suspect), jobs[0])
     if current is None or current not in jobs:
         return None
     if role is Role.ASYNC and death.out_of_the_blue:

@@ -21,6 +21,7 @@ from multiprocessing.sharedctypes import RawArray
 from typing import Any, Protocol
 
 from sidequest.clock import monotonic
+from sidequest.engine.output import OutputPipe
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json
 from sidequest.worker.serve import DUMP_SIGNAL, prepare_process, serve
 
@@ -32,6 +33,10 @@ CLOSE_WAIT = 2.0
 """Seconds in which a worker that was told to close may end by itself."""
 DRAIN_WAIT = 0.2
 """Seconds in which the last frames of a dead worker may arrive."""
+MUTE_WAIT = 0.5
+"""Seconds for which a worker may live on without its channel: it is about to end."""
+HALF_WAIT = 5.0
+"""Seconds after which the rest of a frame does not come any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +48,22 @@ class Death:
     """The job for whose sake it was killed by us (0: for no job's sake); None when it was not."""
     stacks: str = ""
     """Where its threads were when we decided to kill it."""
+    cause: str = ""
+    """Why we killed it, if it was for what it did as a whole: then no job is named in `killed_for`."""
+    suspect: int = 0
+    """The job that was being run or stepped when we killed it for a cause."""
     lease_expired: bool = False
     """It ended itself, because this engine had stood still for too long."""
 
     @property
     def out_of_the_blue(self) -> bool:
-        """A SIGKILL that we did not send says nothing about which job provoked it."""
+        """A SIGKILL for no job's sake says nothing about which job provoked it."""
         return self.exitcode == -signal.SIGKILL and self.killed_for is None
 
     def describe(self) -> str:
         code = self.exitcode
+        if self.cause:
+            return f"the worker process was killed: {self.cause}"
         if code is None:
             return "the worker process died"
         if code >= 0:
@@ -70,8 +81,10 @@ class Link(Protocol):
 
     pid: int
 
-    async def run(self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None]) -> Death:
-        """Start it, deliver its frames, and return when it is gone."""
+    async def run(
+        self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None], on_output: Callable[[bytes], None]
+    ) -> Death:
+        """Start it, deliver its frames and what it prints, and return when it is gone."""
         ...
 
     def write(self, frame: bytes) -> None: ...
@@ -80,12 +93,20 @@ class Link(Protocol):
         """The job being stepped now (0: none), and for a sync job since when, in µs since 1970."""
         ...
 
+    def steps(self) -> int:
+        """How many steps of async jobs have begun: while it stands still, one step lasts."""
+        ...
+
+    async def stacks(self) -> str:
+        """Where all its threads are now, also while one holds the GIL; it goes on as if nothing had happened."""
+        ...
+
     def trust_until(self, until_us: int) -> None:
         """The jobs are ours until then (monotonic, in µs); the worker ends itself when that has passed. 0: for ever."""
         ...
 
-    async def kill(self, for_job: int) -> None:
-        """Make it end now, whatever it does."""
+    async def kill(self, for_job: int | None, cause: str = "") -> None:
+        """Make it end now, whatever it does: for a job's sake, for none (0), or for the cause (None)."""
         ...
 
 
@@ -94,28 +115,39 @@ class WorkerProcess(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.pid = 0
-        self._word: Any = RawArray("q", 3)
+        self._word: Any = RawArray("q", 4)
         self._splitter = Splitter()
         self._transport: asyncio.Transport | None = None
         self._on_frame: Callable[[Kind, bytes], None] | None = None
         self._stacks_in: socket.socket | None = None
+        self._output: OutputPipe | None = None
         self._stacks = ""
+        self._dumping = asyncio.Lock()
         self._killed_for: int | None = None
+        self._cause = ""
+        self._suspect = 0
         self._end_of_frames = asyncio.Event()
+        self._half: asyncio.TimerHandle | None = None
+        """Runs while a frame has come in part."""
+        self._over = False
 
-    async def run(self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None]) -> Death:
+    async def run(
+        self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None], on_output: Callable[[bytes], None]
+    ) -> Death:
         self._on_frame = on_frame
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         self._stacks_in, stacks = socket.socketpair()
         self._stacks_in.setblocking(False)
-        executor = ProcessPoolExecutor(1, SPAWN, initializer=prepare_process, initargs=(theirs, self._word, stacks))
+        reader, writer = SPAWN.Pipe(duplex=False)
+        executor = ProcessPoolExecutor(1, SPAWN, initializer=prepare_process, initargs=(theirs, self._word, stacks, writer))
         earlier = set(multiprocessing.active_children())
         served = loop.run_in_executor(executor, serve)
-        theirs.close()
-        stacks.close()
+        for handed in (theirs, stacks, writer):
+            handed.close()
         [process] = set(multiprocessing.active_children()) - earlier
         self.pid = process.pid or 0
+        self._output = OutputPipe(reader, on_output)
         gone = loop.create_task(_gone(process))
         try:
             transport, _ = await loop.connect_accepted_socket(lambda: self, ours)
@@ -127,7 +159,9 @@ class WorkerProcess(asyncio.Protocol):
         finally:
             self._kill_group()
             await asyncio.shield(gone)
+            self._output.finish()
             await self._drain()
+            self._over = True
             served.add_done_callback(_forget)
             executor.shutdown(wait=False)
             self._stacks_in.close()
@@ -141,41 +175,68 @@ class WorkerProcess(asyncio.Protocol):
         id, since = self._word[0], self._word[1]
         return (id, since) if self._word[0] == id else (self._word[0], self._word[1])
 
-    def trust_until(self, until_us: int) -> None:
-        self._word[2] = until_us
+    def steps(self) -> int:
+        return int(self._word[2])
 
-    async def kill(self, for_job: int) -> None:
-        if self._killed_for is None:
-            self._killed_for = for_job
-            await self._dump_stacks()
+    def trust_until(self, until_us: int) -> None:
+        self._word[3] = until_us
+
+    async def kill(self, for_job: int | None, cause: str = "") -> None:
+        if self._killed_for is None and not self._cause:
+            self._killed_for, self._cause, self._suspect = for_job, cause, self._word[0]
+            self._stacks = await self.stacks()
         self._kill_group()
 
     def data_received(self, data: bytes) -> None:
         assert self._on_frame is not None
+        assert self._output is not None
+        self._output.drain()  # what a job printed comes before its end, so that it can be told whose it is
         try:
             for kind, payload in self._splitter.feed(data):
                 self._on_frame(kind, payload)
         except BrokenFrame:
-            self._kill_group()  # somebody wrote to our descriptor: nothing from there can be trusted
+            self._distrust("what came through its channel was no message of ours")
+            return
+        if self._half is not None:
+            self._half.cancel()
+        self._half = None
+        if self._splitter.pending:
+            self._half = asyncio.get_running_loop().call_later(HALF_WAIT, self._distrust, "a message came in part only")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_of_frames.set()
+        asyncio.get_running_loop().call_later(MUTE_WAIT, self._distrust, "its channel to the engine was closed")
 
     def _death(self, exitcode: int | None) -> Death:
-        limit_us = self._word[2]
-        by_itself = self._killed_for is None and exitcode == -signal.SIGKILL and 0 < limit_us <= monotonic() * 1_000_000
-        return Death(exitcode, 0 if by_itself else self._killed_for, self._stacks, by_itself)
+        limit_us = self._word[3]
+        ours = self._killed_for is not None or self._cause
+        by_itself = not ours and exitcode == -signal.SIGKILL and 0 < limit_us <= monotonic() * 1_000_000
+        killed_for = 0 if by_itself else self._killed_for
+        return Death(exitcode, killed_for, self._stacks, self._cause, self._suspect, lease_expired=by_itself)
 
-    async def _dump_stacks(self) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, DUMP_SIGNAL)
-        await asyncio.sleep(DUMP_WAIT)
-        assert self._stacks_in is not None
-        with suppress(OSError):
-            self._stacks = self._stacks_in.recv(STACKS_LIMIT).decode(errors="replace")
+    def _distrust(self, cause: str) -> None:
+        """Somebody wrote to our descriptor, or closed it: nothing that comes from there can be trusted."""
+        if self._killed_for is None and not self._cause and not self._over:
+            self._cause, self._suspect = cause, self._word[0]
+            self._kill_group()
+
+    async def stacks(self) -> str:
+        async with self._dumping:
+            assert self._stacks_in is not None
+            with suppress(OSError):  # what came too late for those who asked before
+                self._stacks_in.recv(STACKS_LIMIT)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, DUMP_SIGNAL)
+            await asyncio.sleep(DUMP_WAIT)
+            try:
+                return self._stacks_in.recv(STACKS_LIMIT).decode(errors="replace")
+            except OSError:
+                return ""
 
     def _kill_group(self) -> None:
         """The worker and whatever its jobs started in its process group."""
+        if self._over:
+            return  # the number may belong to another process by now
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         with suppress(ProcessLookupError):

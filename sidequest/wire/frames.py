@@ -38,6 +38,7 @@ class Kind(IntEnum):
     SHUTTING_DOWN = 44
     REPLY = 45
     CLOSE = 46
+    STACK = 48
     # worker → engine
     HELLO = 60
     ENDS = 61
@@ -46,6 +47,9 @@ class Kind(IntEnum):
     RETURNED = 64
     REQUEST = 65
     CATALOGUE = 66
+    SPOILED = 68
+    STACK_SEEN = 69
+    LOADING = 70
 
 
 class BrokenFrame(Exception):
@@ -81,6 +85,11 @@ class Splitter:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+
+    @property
+    def pending(self) -> int:
+        """Bytes of a frame that has come in part."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
         """The frames that are complete with `data`. Raises BrokenFrame."""

@@ -28,6 +28,8 @@ STALE_AFTER = 1.0
 """Seconds after which a socket's file that nobody answers for is removed: one that is being bound needs a moment."""
 FULL = 10
 """Datagrams that fill a socket on Linux: when so many have come, others may have been turned away."""
+STREAM = ".q"
+"""How the name of a socket ends that is no datagram socket: one that answers questions."""
 MOST_READ = 1_000
 """Datagrams read at a time: whoever sends without end must not keep the engine from its work."""
 
@@ -47,24 +49,10 @@ class WakeSocket:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         try:
-            self.path = self._bind(f"{_prefix(identity)}{_short(engine)}")
+            self.path = bind(self._socket, socket_name(identity, engine))
         except BaseException:
             self._socket.close()
             raise
-
-    def _bind(self, name: str) -> Path:
-        """In the first place that will do."""
-        refusals: list[str] = []
-        for directory in places():
-            try:
-                _make(directory)
-                sweep(directory)
-                self._socket.bind(str(directory / name))
-            except OSError as error:
-                refusals.append(f"{directory}: {error.strerror or error}")
-            else:
-                return directory / name
-        raise OSError("; ".join(refusals) or "there is no directory for temporary files")
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -109,6 +97,36 @@ class LocalEngines:
             _send(look_for.value, paths)
 
 
+def bind(made: socket.socket, name: str) -> Path:
+    """Bind it in the first place that will do. Raises OSError saying what is wrong with each."""
+    refusals: list[str] = []
+    for directory in places():
+        try:
+            _make(directory)
+            sweep(directory)
+            made.bind(str(directory / name))
+        except OSError as error:
+            refusals.append(f"{directory}: {error.strerror or error}")
+        else:
+            return directory / name
+    raise OSError("; ".join(refusals) or "there is no directory for temporary files")
+
+
+def socket_name(identity: str, engine: str) -> str:
+    """The name of an engine's socket in its directory."""
+    return f"{_prefix(identity)}{_short(engine)}"
+
+
+def find(name: str) -> Path | None:
+    """Where the socket of this name is, in a place that is safe to use."""
+    for directory in places():
+        with suppress(OSError):
+            _refuse_unsafe(directory)
+            if (directory / name).exists():
+                return directory / name
+    return None
+
+
 def places() -> Sequence[Path]:
     """Where engines of this user have their sockets, the best place first."""
     user = os.geteuid()
@@ -125,7 +143,9 @@ def places() -> Sequence[Path]:
 def sweep(directory: Path) -> None:
     """Remove the files of engines that were killed, whatever their database was."""
     for path in list(directory.iterdir()):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as caller:
+        kind = socket.SOCK_STREAM if path.name.endswith(STREAM) else socket.SOCK_DGRAM
+        with socket.socket(socket.AF_UNIX, kind) as caller:
+            caller.setblocking(False)  # a stream socket may have many callers waiting already
             try:
                 caller.connect(str(path))
             except ConnectionRefusedError:
@@ -141,7 +161,7 @@ def _sockets(prefix: str) -> Mapping[str, str]:
         with suppress(OSError):
             _refuse_unsafe(directory)
             names = os.listdir(directory)  # noqa: PTH208 - three times as fast
-            found |= {name: f"{directory}/{name}" for name in names if name.startswith(prefix)}
+            found |= {name: f"{directory}/{name}" for name in names if name.startswith(prefix) and not name.endswith(STREAM)}
     return found
 
 

@@ -6,16 +6,19 @@ Also serves `engine="inline"`, where the loop is the app's own and sync jobs run
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from ctypes import Array
+from itertools import count
 from typing import Any
 
 from sidequest.clock import epoch_us
 from sidequest.jobs.client import Client, using
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Errored, JobError, Outcome
-from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack, read_json
-from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, pack_started, read_halt, read_run
+from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack, pack_json, read_json
+from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, pack_started, read_halt, read_ids, read_run
+from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import end_with_engine
 from sidequest.worker.client import WorkerClient
@@ -40,6 +43,7 @@ class AsyncHost:
         self._ends: list[bytes] = []
         self._untold: dict[int, int] = {}
         self._shutting_down = False
+        self._steps = count(1)
         self._loop = asyncio.get_running_loop()
         self.closed = asyncio.Event()
 
@@ -60,6 +64,9 @@ class AsyncHost:
                 self._shutting_down = True
                 for run in self._running.values():
                     run.announce_shutdown()
+            case Kind.STACK:
+                for id in read_ids(payload):
+                    self._send(pack_json(Kind.STACK_SEEN, {"id": id, "stack": self._stack(id)}))
             case Kind.MODULES:
                 self._loader.extend(**read_json(payload))
                 self._send(self._loader.catalogue(Kind.CATALOGUE))
@@ -108,10 +115,17 @@ class AsyncHost:
         return prepared.ended(value)
 
     async def _call(self, call: Call) -> Any:
+        run = self._running[call.attempt.id]
         if not call.definition.is_async:
-            return await asyncio.to_thread(call.run)
-        coroutine = call.run()
-        return await (coroutine if self._word is None else _Stepped(coroutine, self._word, call.attempt.id))
+            return await asyncio.to_thread(run.in_thread, call.run)
+        run.coroutine = coroutine = call.run()
+        return await (coroutine if self._word is None else _Stepped(coroutine, self._word, call.attempt.id, self._steps))
+
+    def _stack(self, id: int) -> str:
+        run = self._running.get(id)
+        if run is not None and run.thread is not None:
+            return stacks.of_thread(run.thread)
+        return stacks.of_coroutine(None if run is None else run.coroutine)
 
     def _stop(self, id: int, reason: StopReason) -> None:
         run = self._running.get(id)
@@ -146,14 +160,20 @@ class AsyncHost:
 class _Run:
     """A job that runs on this loop."""
 
-    __slots__ = ("attempt", "call", "stop", "task", "timer")
+    __slots__ = ("attempt", "call", "coroutine", "stop", "task", "thread", "timer")
 
     def __init__(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         self.attempt = attempt
         self.task = task
         self.call: Call | None = None
+        self.coroutine: Coroutine[Any, Any, Any] | None = None
+        self.thread: int | None = None
         self.stop: StopReason | None = None
         self.timer: asyncio.TimerHandle | None = None
+
+    def in_thread(self, function: Callable[[], Any]) -> Any:
+        self.thread = threading.get_ident()
+        return function()
 
     def announce_shutdown(self) -> None:
         if self.call is not None:
@@ -165,16 +185,18 @@ class _Run:
 
 
 class _Stepped(Coroutine[Any, Any, Any]):
-    """A job's coroutine that names itself in shared memory while one of its steps runs."""
+    """A job's coroutine that names itself in shared memory while one of its steps runs, and counts the steps."""
 
-    __slots__ = ("_coroutine", "_id", "_word")
+    __slots__ = ("_coroutine", "_id", "_steps", "_word")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], word: Array[Any], id: int) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], word: Array[Any], id: int, steps: Iterator[int]) -> None:
         self._coroutine = coroutine
         self._word = word
         self._id = id
+        self._steps = steps
 
     def send(self, value: Any, /) -> Any:
+        self._word[2] = next(self._steps)
         self._word[0] = self._id
         try:
             return self._coroutine.send(value)
@@ -182,6 +204,7 @@ class _Stepped(Coroutine[Any, Any, Any]):
             self._word[0] = 0
 
     def throw(self, *error: Any) -> Any:
+        self._word[2] = next(self._steps)
         self._word[0] = self._id
         try:
             return self._coroutine.throw(*error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import io
 import logging
 import multiprocessing
 import os
@@ -18,6 +19,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from ctypes import Array
+from multiprocessing.connection import Connection
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -40,6 +43,8 @@ LOOK = 1.0
 """Seconds between two looks of a worker at how long its engine may be trusted."""
 MARK = "SIDEQUEST_WORKER"
 """Set in every worker to its own pid, so that programs which jobs start are no workers by inheritance."""
+OOM_SCORE = 500
+"""When memory runs out, the kernel takes a worker before the engine or the app."""
 
 
 def in_worker() -> bool:
@@ -58,11 +63,13 @@ class _Handed(NamedTuple):
 _handed: list[_Handed] = []
 
 
-def prepare_process(channel: socket.socket, word: Array[Any], stacks: socket.socket) -> None:
+def prepare_process(channel: socket.socket, word: Array[Any], stacks: socket.socket, output: Connection) -> None:
     """Own session, deaf to the terminal's and systemd's signals, dead when the engine is."""
     _handed.append(_Handed(channel, word, stacks))
     with suppress(OSError):
         os.setsid()
+    _redirect_output(output)
+    _volunteer_for_the_kernel()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _ignore)  # a Python no-op: SIG_IGN would be inherited by what jobs start
     os.environ[MARK] = str(os.getpid())
@@ -138,15 +145,31 @@ def _die_with_engine(word: Array[Any]) -> None:
     """The channel's end is noticed by whoever reads it; this also when nobody gets to read.
 
     And an engine that stands still cannot say that its jobs are no longer its own: after the time
-    that it has set (`word[2]`, monotonic, in µs) this process ends as well.
+    that it has set (`word[3]`, monotonic, in µs) this process ends as well.
     """
     engine = multiprocessing.parent_process()
     while engine is not None:
-        left = word[2] / 1_000_000 - monotonic() if word[2] else LOOK
+        left = word[3] / 1_000_000 - monotonic() if word[3] else LOOK
         if left > 0:
             engine.join(min(left, LOOK))
         if left <= 0 or not engine.is_alive():
             os.killpg(0, signal.SIGKILL)
+
+
+def _redirect_output(output: Connection) -> None:
+    """What is printed here goes to the engine line by line, also from subprocesses and C code."""
+    with suppress(OSError, ValueError):
+        for number in (1, 2):
+            os.dup2(output.fileno(), number)
+        output.close()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a pipe: it would keep lines back until there are many
+            sys.stdout.reconfigure(line_buffering=True)
+
+
+def _volunteer_for_the_kernel() -> None:
+    with suppress(OSError, ValueError):  # not Linux
+        file = Path("/proc/self/oom_score_adj")
+        file.write_text(str(max(OOM_SCORE, int(file.read_text()))))
 
 
 def _detach_stdin() -> None:

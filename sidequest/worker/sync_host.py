@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
+from contextlib import suppress
 from ctypes import Array
 from queue import SimpleQueue
 from types import FrameType
@@ -18,8 +20,9 @@ from sidequest.clock import epoch_us, monotonic
 from sidequest.errors import JobStopped
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Outcome
-from sidequest.wire.frames import Kind, pack, read_json
-from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, read_halt, read_run
+from sidequest.wire.frames import Kind, pack, pack_json, read_json
+from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, read_halt, read_ids, read_run
+from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import Channel
 from sidequest.worker.client import WorkerClient
@@ -62,6 +65,7 @@ class SyncHost:
         self._word[1] = started_us
         self._word[0] = attempt.id
         outcome = self._outcome(attempt)
+        _flush_output()
         end = pack_end(End(attempt.id, outcome, started_us, epoch_us()))
         self._channel.send(pack(Kind.ENDS, end))
         self._word[0] = 0
@@ -143,6 +147,10 @@ class SyncHost:
                 self._shutting_down = True
                 if self._call is not None:
                     self._call.context.shutting_down = True
+            case Kind.STACK:
+                for id in read_ids(payload):
+                    stack = stacks.of_thread(threading.main_thread().ident)
+                    self._channel.send(pack_json(Kind.STACK_SEEN, {"id": id, "stack": stack}))
             case Kind.MODULES:
                 self._loader.extend(**read_json(payload))
                 self._channel.send(self._loader.catalogue(Kind.CATALOGUE))
@@ -162,3 +170,11 @@ class SyncHost:
             self._timed_in -= attempt.timeout_ms is not None
             returned.append(attempt.id)
         self._channel.send(pack_ids(Kind.RETURNED, returned))
+
+
+def _flush_output() -> None:
+    """What the job has printed is its own, and not the next one's."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with suppress(Exception):  # it may have closed them
+            if stream is not None:
+                stream.flush()

@@ -77,6 +77,7 @@ SETTINGS: dict[str, list[Any]] = {
     "max_workers": [*COUNTS, 0],
     "worker_idle_timeout": SPANS_OR_NONE,
     "max_jobs_per_worker": [*COUNTS, 0],
+    "max_worker_memory": [*(value for value in COUNTS if value is not None), 0, 67_108_863],
     "worker_start_timeout": POSITIVE,
     "polling_interval": POSITIVE,
     "start_timeout": POSITIVE,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidequest.engine import crew, dispatcher, heartbeat, lane, lanes, leases, outbox, rescue, stops, trouble
+from sidequest.engine import crew, dispatcher, heartbeat, lane, lanes, leases, outbox, rescue, stops, trouble, watchdog
 from sidequest.wire import wake_socket
 from tests.unit.engine import virtual_time
 
@@ -19,7 +19,7 @@ def anyio_backend() -> tuple[str, Mapping[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _virtual_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (crew, dispatcher, heartbeat, lane, lanes, leases, outbox, rescue, stops, trouble, wake_socket):
+    for module in (crew, dispatcher, heartbeat, lane, lanes, leases, outbox, rescue, stops, trouble, wake_socket, watchdog):
         for name in ("monotonic", "epoch_us"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(virtual_time, name))

@@ -212,8 +212,12 @@ class FakeLink:
         self.pid = pid
         self.frames: list[tuple[Kind, bytes]] = []
         """What the engine wrote."""
-        self.kills: list[int] = []
+        self.kills: list[int | None] = []
+        self.causes: list[str] = []
         self.word = (0, 0)
+        self.step = 0
+        self.dump = "Thread 1"
+        self.dumps = 0
         self.immortal = False
         self.until_us = 0
         """How long the worker may trust its engine."""
@@ -221,8 +225,11 @@ class FakeLink:
         self._death: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self._tell: Callable[[Kind, bytes], None] | None = None
 
-    async def run(self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None]) -> Death:
+    async def run(
+        self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None], on_output: Callable[[bytes], None]
+    ) -> Death:
         self._tell = on_frame
+        self.print = on_output
         return await self._death
 
     def write(self, frame: bytes) -> None:
@@ -234,10 +241,18 @@ class FakeLink:
     def trust_until(self, until_us: int) -> None:
         self.until_us = until_us
 
-    async def kill(self, for_job: int) -> None:
+    def steps(self) -> int:
+        return self.step
+
+    async def stacks(self) -> str:
+        self.dumps += 1
+        return self.dump
+
+    async def kill(self, for_job: int | None, cause: str = "") -> None:
         self.kills.append(for_job)
+        self.causes.append(cause)
         if not self.immortal:
-            self.die(-9, for_job)
+            self.die(-9, for_job, cause=cause)
 
     # What the test makes it do
 
@@ -261,9 +276,9 @@ class FakeLink:
     def progress(self, id: int, progress: Any) -> None:
         self.say(pack_progress(id, progress))
 
-    def die(self, exitcode: int | None, killed_for: int | None = None, stacks: str = "") -> None:
+    def die(self, exitcode: int | None, killed_for: int | None = None, stacks: str = "", cause: str = "") -> None:
         if not self._death.done():
-            self._death.set_result(Death(exitcode, killed_for, stacks))
+            self._death.set_result(Death(exitcode, killed_for, stacks, cause))
 
     # What the engine told it
 
