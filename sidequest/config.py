@@ -20,7 +20,7 @@ from sidequest.jobs import checks
 from sidequest.jobs.options import DEFAULT_OPTIONS, check_options
 from sidequest.jobs.queue import QueueRecord
 
-ENGINES = ("process", "inline", "off")
+ENGINES = ("auto", "process", "inline", "off")
 DEFAULT_URL = "sqlite:///sidequest.db"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 DURATIONS = ("timeout", "kill_grace", "retry_delay")
@@ -115,8 +115,9 @@ class Settings:
     """All settings of a Sidequest, checked. It crosses to the engine process as JSON."""
 
     url: str = DEFAULT_URL
-    engine: str = "process"
-    """`process`: a child process of its own; `inline`: in this event loop; `off`: enqueue only."""
+    engine: str = "auto"
+    """`auto`: a child process of the one process of this app that is elected on this host; `process`:
+    a child process of its own; `inline`: in this event loop; `off`: enqueue only."""
     migrate: bool = True
     """Create or update the tables at start."""
     max_concurrent_jobs: int = 100

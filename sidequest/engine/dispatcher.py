@@ -58,6 +58,8 @@ class Dispatcher:
         self._expecting = True
         self._closed = asyncio.Event()
         self._chance = Random()
+        self.trouble: SidequestError | None = None
+        """What the last round failed with; None when it did not."""
 
     def wake(self) -> None:
         """Somebody enqueued something."""
@@ -78,8 +80,9 @@ class Dispatcher:
         while not self._closed.is_set():
             try:
                 busy = await self._round()
-                trouble = 0.0
+                trouble, self.trouble = 0.0, None
             except SidequestError as error:
+                self.trouble = error
                 trouble = min(TROUBLE_WAIT, max(self._interval, trouble * 2))
                 logger.warning("cannot claim jobs, trying again in %.1f s: %s", trouble, error)
                 busy = False

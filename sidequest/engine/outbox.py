@@ -50,6 +50,7 @@ class Outbox:
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._in_flight = 0
         self._failing_since: float | None = None
         self._last_flush = 0.0
 
@@ -78,6 +79,11 @@ class Outbox:
         """Whether it makes sense to claim more."""
         failing = self._failing_since is not None and monotonic() - self._failing_since > PATIENCE
         return not failing and len(self._entries) < FULL
+
+    @property
+    def waiting(self) -> int:
+        """Changes that are not written yet."""
+        return len(self._entries) + len(self._starts) + self._in_flight
 
     async def emptied(self) -> None:
         """Return when everything put so far is written."""
@@ -111,6 +117,7 @@ class Outbox:
 
     async def _write(self, batch: Sequence[Entry]) -> frozenset[int]:
         """The ids refused; returns only when the store has answered."""
+        self._in_flight = len(batch)
         for tries in count():
             try:
                 refused = await self._store.apply([entry.change for entry in batch])
@@ -120,6 +127,7 @@ class Outbox:
                 await asyncio.sleep(WAITS[min(tries, len(WAITS) - 1)])
             else:
                 self._failing_since = None
+                self._in_flight = 0
                 return refused
         raise AssertionError("unreachable")
 

@@ -20,9 +20,9 @@ from tests.integration.waiting import eventually, marked_processes
 
 
 def engine_pid(sq: Sidequest) -> int:
-    assert sq._process is not None
-    assert sq._process.pid is not None
-    return sq._process.pid
+    assert sq._hosting is not None
+    assert sq._hosting.engine.pid is not None
+    return sq._hosting.engine.pid
 
 
 async def test_kill_9_of_the_app_leaves_no_process_and_loses_no_job(url: str, mark: str, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ async def test_an_engine_that_dies_again_and_again_comes_back_each_time(start: S
         os.kill(engine_pid(sq), signal.SIGKILL)
         handle = await jobs.add.enqueue(1, 2)
         assert await handle.result(timeout=15) == 3
-    assert sq._process.restarts == 2
+    assert sq._hosting.engine.restarts == 2
 
 
 @pytest.mark.database("sqlite")
@@ -230,7 +230,7 @@ async def test_a_dead_host_s_jobs_are_rescued_by_another_engine(start: StartSide
     doomed = await start(**quick, max_workers=2)
     handles = [await doomed.enqueue(jobs.nap.call(0.3)), await doomed.enqueue(jobs.sleep.call(1.0))]
     await eventually(lambda: _in_state(doomed, State.RUNNING, 2))
-    doomed._process._stopping = True  # as if the whole host had gone: nobody starts a new engine
+    doomed._hosting.engine._stopping = True  # as if the whole host had gone: nobody starts a new engine
     os.kill(engine_pid(doomed), signal.SIGKILL)
     rescuer = await start(**quick)
     for handle in handles:
@@ -291,7 +291,7 @@ async def test_sidequest_in_a_worker_is_refused_with_the_remedy(monkeypatch: pyt
 def _orders_for(url: str) -> dict[str, object]:
     from sidequest.config import Settings
 
-    return {"settings": Settings.collect(url, {}).to_json(), "path": sys.path, "script": None, "predecessor": None}
+    return {"settings": Settings.collect(url, {}).to_json(), "path": sys.path, "script": None, "predecessor": None, "parent": os.getpid()}
 
 
 def _environment() -> dict[str, str]:
