@@ -85,11 +85,14 @@ class Hosting:
         if self._stopping:
             return False
         try:
-            return self._lock.take()
+            taken = self._lock.take()
         except OSError as error:
             logger.warning("cannot see whether another process has an engine, so this one starts its own: %s", error)
             self._lock = None
             return True
+        if taken:
+            self._lock.write({"pid": os.getpid()})
+        return taken
 
     def _has_engine(self) -> None:
         if self._stopping:

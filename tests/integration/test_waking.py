@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,6 @@ RARELY = {"polling_interval": 5, "engine": "process"}
 AT_ONCE = timedelta(seconds=0.5)
 ON_TIME = timedelta(seconds=0.25)
 PAIRS = [(database, way) for database, ways in WAYS.items() for way in ways]
-
-
-@pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The user's runtime directory: with a short name, because a socket's path must not be long."""
-    with tempfile.TemporaryDirectory(prefix="sq") as folder:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
-        yield Path(folder)
 
 
 @pytest.fixture
