@@ -20,7 +20,7 @@ from sidequest.jobs import checks
 from sidequest.jobs.options import DEFAULT_OPTIONS, check_options
 from sidequest.jobs.queue import QueueRecord
 
-ENGINES = ("process", "inline", "off")
+ENGINES = ("auto", "process", "inline", "off")
 DEFAULT_URL = "sqlite:///sidequest.db"
 ON_LEASE_LOST = ("continue", "kill")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -118,8 +118,9 @@ class Settings:
     """All settings of a Sidequest, checked. It crosses to the engine process as JSON."""
 
     url: str = DEFAULT_URL
-    engine: str = "process"
-    """`process`: a child process of its own; `inline`: in this event loop; `off`: enqueue only."""
+    engine: str = "auto"
+    """`auto`: a child process of the one process of this app that is elected on this host; `process`:
+    a child process of its own; `inline`: in this event loop; `off`: enqueue only."""
     migrate: bool = True
     """Create or update the tables at start."""
     max_concurrent_jobs: int = 100
@@ -336,7 +337,9 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "max_workers": _count(1, 1_000),
     "worker_idle_timeout": checks.duration,
     "max_jobs_per_worker": _count(1, 1_000_000_000),
-    "max_worker_memory": lambda name, value: value if value is None else checks.integer(name, value, SMALLEST_WORKER, 2**63 - 1),
+    "max_worker_memory": lambda name, value: (
+        value if value is None else checks.integer(name, value, SMALLEST_WORKER, 2**63 - 1)
+    ),
     "worker_start_timeout": _positive,
     "polling_interval": _positive,
     "start_timeout": _positive,

@@ -16,18 +16,21 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 
 import sidequest
-from sidequest.clock import monotonic
+from sidequest.app.orphans import Orphans
+from sidequest.clock import monotonic, utc_now
 from sidequest.config import Settings
 from sidequest.errors import EngineStartError
 from sidequest.jobs.naming import Script
-from sidequest.wire.frames import Kind, Splitter, pack_json, read_json
+from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json, read_json
+from sidequest.wire.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 RESTART_WAITS = (0.2, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -35,13 +38,16 @@ HEALTHY_AFTER = 60.0
 """Seconds of life after which an engine's death counts as a first one again."""
 PING_INTERVAL = 5.0
 HUNG_AFTER = 30.0
-"""Seconds of silence after which an engine is killed."""
+"""Seconds without an answer to a ping after which an engine is killed."""
+SUSPICIOUS = 2
+"""Pings in a row without an answer from which on an engine is called hung."""
 STOP_MARGIN = 8.0
 """Seconds beyond `shutdown_timeout` that a stopping engine gets before it is killed."""
+EngineState = Literal["none", "starting", "running", "hung", "restarting", "stopping"]
 
 
 class EngineProcess:
-    """Keeps one engine running. `start` fails fast; `keep` restarts for ever; `stop` drains."""
+    """Keeps one engine running. `start` fails fast, `insist` does not; `keep` restarts for ever; `stop` drains."""
 
     def __init__(
         self, settings: Settings, script: Script | None, modules: Callable[[], Sequence[str]], watched: Callable[[], list[int]],
@@ -50,6 +56,10 @@ class EngineProcess:
         self.engine_id: str | None = None
         self.pid: int | None = None
         self.restarts = 0
+        """How many engines have died and been replaced."""
+        self.since: datetime = utc_now()
+        """Since when it is in the state that it is in."""
+        self._state: EngineState = "none"
         self._settings = settings
         self._script = script
         self._modules = modules
@@ -58,8 +68,12 @@ class EngineProcess:
         self._directory = Path.cwd()  # a later engine must find a relative database where the first one did
         self._process: Process | None = None
         self._splitter = Splitter()
-        self._workers: dict[int, str] = {}
-        self._heard_at = 0.0
+        self._orphans = Orphans()
+        self._unanswered = 0
+        self._vitals: Vitals | None = None
+        self._answered = asyncio.Event()
+        self._failures = 0
+        self._complaint = ""
         self._stopping = False
         self._chance = Random()
 
@@ -77,6 +91,22 @@ class EngineProcess:
     def learn(self, modules: list[str]) -> None:
         self._send(Kind.MODULES, {"modules": modules, "path": _import_path()})
 
+    # Asking it
+
+    @property
+    def state(self) -> EngineState:
+        return "hung" if self._state == "running" and self._unanswered >= SUSPICIOUS else self._state
+
+    async def vitals(self, within: float) -> Vitals | None:
+        """The engine's numbers as they are now; None when it does not answer in that many seconds."""
+        answered = self._answered
+        self._send(Kind.PING, None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await answered.wait()
+                return self._vitals
+        return None
+
     # Life
 
     async def start(self, predecessor: str | None = None) -> None:
@@ -85,13 +115,11 @@ class EngineProcess:
         Raises EngineStartError with the child's own error, or when it takes longer than
         `start_timeout`; then no process is left.
         """
+        if self._state != "restarting":
+            self._enter("starting")
         self._splitter = Splitter()
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "sidequest.engine",
-            stdin=PIPE, stdout=PIPE, start_new_session=True, env=_environment(), cwd=self._directory,
-        )  # fmt: skip
         try:
-            self._send(Kind.START, self._orders(predecessor))
+            await self._launch(predecessor)
             async with asyncio.timeout(self._settings.start_timeout.total_seconds()):
                 ready = await self._answer()
         except TimeoutError:
@@ -103,12 +131,27 @@ class EngineProcess:
             await self._kill()
             raise
         self.engine_id, self.pid = ready["engine"], ready["pid"]
-        self._heard_at = monotonic()
+        self._unanswered = 0
+        self._enter("running")
         self.watch(self._watched())
 
-    async def keep(self) -> None:
-        """Follow the engine's events; start a new one whenever it dies, until `stop`."""
-        deaths = 0
+    async def insist(self, predecessor: str | None = None) -> None:
+        """Start an engine, however many tries that takes: each after a longer pause, until `stop`."""
+        while not self._stopping:
+            pause = RESTART_WAITS[min(self._failures, len(RESTART_WAITS) - 1)]
+            await asyncio.sleep(pause * self._chance.uniform(0.8, 1.2))
+            self._failures += 1
+            try:
+                await self.start(predecessor)
+            except EngineStartError as error:
+                if not self._stopping:
+                    self._complain(f"the engine process does not start, trying again and again: {error}")
+            else:
+                logger.warning("a new engine process is running: engine %s, pid %s", self.engine_id, self.pid)
+                return
+
+    async def keep(self, replaced: Callable[[], None] = lambda: None) -> None:
+        """Follow the engine's events; start a new one whenever it dies, until `stop`. `replaced` is called then."""
         while True:
             born_at = monotonic()
             async with anyio.create_task_group() as tasks:
@@ -118,37 +161,51 @@ class EngineProcess:
             await self._kill()
             if self._stopping:
                 return
-            deaths = 0 if monotonic() - born_at > HEALTHY_AFTER else deaths
-            deaths = await self._restart(deaths)
+            if monotonic() - born_at > HEALTHY_AFTER:
+                self._failures, self._complaint = 0, ""
+            self._enter("restarting")
+            code = self._process.returncode if self._process is not None else None
+            self._complain(f"the engine process ended unexpectedly (exit code {code}); starting a new one")
+            await self.insist(predecessor=self.engine_id)
+            self.restarts += 1
+            replaced()
+
+    def begin_to_stop(self) -> None:
+        """Tell the engine to drain, and start none from here on. Idempotent."""
+        self._stopping = True
+        if self._process is not None:
+            self._enter("stopping")
+            self._send(Kind.STOP, self._settings.shutdown_timeout.total_seconds())
 
     async def stop(self) -> None:
         """Let the engine drain; kill it when it takes too long. Idempotent."""
-        self._stopping = True
+        self.begin_to_stop()
         process = self._process
-        if process is None:
-            return
-        limit = self._settings.shutdown_timeout.total_seconds()
-        self._send(Kind.STOP, limit)
-        with anyio.move_on_after(limit + STOP_MARGIN):
-            await process.wait()
-        await self._kill()
+        if process is not None:
+            with anyio.move_on_after(self._settings.shutdown_timeout.total_seconds() + STOP_MARGIN):
+                await process.wait()
+            await self._kill()
+        self._enter("none")
 
-    async def _restart(self, deaths: int) -> int:
-        """A new engine, however many tries that takes; how many deaths there were in a row."""
-        while not self._stopping:
-            pause = RESTART_WAITS[min(deaths, len(RESTART_WAITS) - 1)] * self._chance.uniform(0.8, 1.2)
-            code = self._process.returncode if self._process is not None else None
-            logger.error("the engine process ended unexpectedly (exit code %s); starting a new one in %.1f s", code, pause)
-            await asyncio.sleep(pause)
-            deaths += 1
-            self.restarts += 1
-            try:
-                await self.start(predecessor=self.engine_id)
-            except EngineStartError as error:
-                logger.error("%s", error)
-            else:
-                return deaths
-        return deaths
+    def hurry(self) -> None:
+        """Stop, and do not wait for running jobs: they are stopped within a second or two, and given back."""
+        self._stopping = True
+        self._send(Kind.STOP, 0.0)
+
+    def kill(self) -> None:
+        """End the engine now; `keep` or `stop` then sees to its workers. Its jobs are given back by another engine."""
+        self._stopping = True
+        self._signal_group(signal.SIGKILL)
+
+    async def _launch(self, predecessor: str | None) -> None:
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "sidequest.engine",
+                stdin=PIPE, stdout=PIPE, start_new_session=True, env=_environment(), cwd=self._directory,
+            )  # fmt: skip
+        except OSError as error:  # no more processes or descriptors, no such directory any more
+            raise EngineStartError(f"the engine process could not be started: {error}") from error
+        self._send(Kind.START, self._orders(predecessor))
 
     async def _answer(self) -> dict[str, Any]:
         """The first READY; EngineStartError for FAILED or an end without a word."""
@@ -156,51 +213,65 @@ class EngineProcess:
         assert self._process.stdout is not None
         while data := await self._process.stdout.read(65_536):
             ready: dict[str, Any] | None = None
-            for kind, payload in self._splitter.feed(data):
-                if kind is Kind.FAILED:
-                    failure = read_json(payload)
-                    raise EngineStartError(
-                        f"the engine could not start: {failure['type']}: {failure['message']}\n\n{failure['trace']}"
-                    )
-                if kind is Kind.READY:
-                    ready = read_json(payload)
-                else:
-                    self._handle(kind, payload)
+            try:
+                for kind, payload in self._splitter.feed(data):
+                    if kind is Kind.FAILED:
+                        failure = read_json(payload)
+                        raise EngineStartError(
+                            f"the engine could not start: {failure['type']}: {failure['message']}\n\n{failure['trace']}"
+                        )
+                    if kind is Kind.READY:
+                        ready = read_json(payload)
+                    else:
+                        self._handle(kind, payload)
+            except BrokenFrame as error:
+                raise EngineStartError(f"the engine process said what an engine does not say: {error}") from error
             if ready is not None:
                 return ready
         code = await self._process.wait()
         raise EngineStartError(f"the engine process ended with exit code {code} before it was ready; its stderr says why")
 
     async def _follow(self) -> None:
-        """Handle events until the engine's stdout ends."""
+        """Handle events until the engine's stdout ends, or is none of an engine any more."""
         assert self._process is not None
         assert self._process.stdout is not None
-        while data := await self._process.stdout.read(65_536):
-            for kind, payload in self._splitter.feed(data):
-                self._handle(kind, payload)
+        try:
+            while data := await self._process.stdout.read(65_536):
+                for kind, payload in self._splitter.feed(data):
+                    self._handle(kind, payload)
+        except BrokenFrame as error:
+            self._complain(f"the engine process {self.pid} said what an engine does not say; killing it: {error}")
 
     def _handle(self, kind: Kind, payload: bytes) -> None:
-        self._heard_at = monotonic()
+        self._unanswered = 0
         match kind:
             case Kind.ENDED:
                 self._on_ended(read_json(payload))
             case Kind.READY:
                 self.engine_id = read_json(payload)["engine"]  # others gave it up, and it goes on under another id
             case Kind.WORKERS:
-                self._workers = {pid: _born(pid) for pid in read_json(payload)}
+                self._orphans.remember(read_json(payload))
+            case Kind.PONG:
+                self._vitals = Vitals.from_json(read_json(payload))
+                self._answered.set()
+                self._answered = asyncio.Event()
             case Kind.FAILED:
                 failure = read_json(payload)
-                logger.error("the engine failed: %s: %s\n%s", failure["type"], failure["message"], failure["trace"])
+                self._complain(f"the engine failed: {failure['type']}: {failure['message']}\n{failure['trace']}")
             case _:
                 pass
 
     async def _ping(self) -> None:
-        """Kill an engine that says nothing any more: stopped, dead-locked, or lost in a loop."""
+        """Kill an engine that says nothing any more: stopped, dead-locked, or lost in a loop.
+
+        Pings are counted, not seconds: when it was this process that stood still, one ping is late.
+        """
         while True:
-            await asyncio.sleep(PING_INTERVAL)
             self._send(Kind.PING, None)
-            if monotonic() - self._heard_at > HUNG_AFTER + PING_INTERVAL:
-                logger.error("the engine process %s gives no answer: killing it", self.pid)
+            self._unanswered += 1
+            await asyncio.sleep(PING_INTERVAL)
+            if self._unanswered * PING_INTERVAL >= HUNG_AFTER:
+                self._complain(f"the engine process {self.pid} gives no answer for {HUNG_AFTER:g} s: killing it")
                 self._signal_group(signal.SIGKILL)
 
     async def _kill(self) -> None:
@@ -208,20 +279,15 @@ class EngineProcess:
         process = self._process
         if process is None:
             return
-        if process.returncode is None:
-            self._signal_group(signal.SIGKILL)
+        self._signal_group(signal.SIGKILL)
         if process.stdin is not None:
             process.stdin.close()
         with anyio.CancelScope(shield=True):
             await process.wait()
-        for pid, born in self._workers.items():
-            if born and _born(pid) == born:  # not another process that was given the same number
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
-        self._workers = {}
+            await self._orphans.end()
 
     def _signal_group(self, number: int) -> None:
-        if self._process is not None:
+        if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
@@ -231,6 +297,17 @@ class EngineProcess:
             with suppress(ConnectionError, RuntimeError):
                 process.stdin.write(pack_json(kind, content))
 
+    def _enter(self, state: EngineState) -> None:
+        if self._stopping and state not in ("stopping", "none"):
+            return
+        if self._state != state:
+            self._state, self.since = state, utc_now()
+
+    def _complain(self, text: str) -> None:
+        """An ERROR for each change of what is wrong: whoever is woken by it need not read it a hundred times."""
+        logger.log(logging.DEBUG if text == self._complaint else logging.ERROR, "%s", text)
+        self._complaint = text
+
     def _orders(self, predecessor: str | None) -> dict[str, Any]:
         settings = self._settings.to_json()
         settings["modules"] = list(self._modules())
@@ -239,6 +316,7 @@ class EngineProcess:
             "path": _import_path(),
             "script": {"name": self._script.name, "path": self._script.path} if self._script else None,
             "predecessor": predecessor,
+            "parent": os.getpid(),
         }
 
 
@@ -255,11 +333,3 @@ def _environment() -> dict[str, str]:
 def _import_path() -> list[str]:
     """Where this process finds modules, for processes that may have another working directory."""
     return [str(Path(entry).absolute()) for entry in sys.path]
-
-
-def _born(pid: int) -> str:
-    """When the process started, in the kernel's ticks; empty when that cannot be told."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""

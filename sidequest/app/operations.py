@@ -1,4 +1,4 @@
-"""APP PROCESS. What people may ask and do: `sq.jobs` and `sq.queues`.
+"""APP PROCESS. What people may ask and do: `sq.jobs`, `sq.queues` and `sq.engines`.
 
 The CLI and the dashboard go through here, so a button cannot invent a state. Every function checks
 its arguments before anything is written.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Unpack
 
 from sidequest.backends import moves
-from sidequest.backends.base import Backend, Bucket, JobFilter
+from sidequest.backends.base import Backend, Bucket, EngineRecord, JobFilter
 from sidequest.clock import monotonic
 from sidequest.config import QueueSettings, queue_record
 from sidequest.errors import EngineUnreachable, JobNotFound, JobStateError, QueueNotFound
@@ -289,6 +290,19 @@ class QueuesOperations:
         if queue is None:
             raise QueueNotFound(name)
         return queue
+
+
+class EnginesOperations:
+    """`sq.engines`: look at the engines of this database, on all hosts."""
+
+    def __init__(self, store: Callable[[], Backend]) -> None:
+        self._store = store
+
+    async def list(self) -> Sequence[EngineRecord]:
+        """All of them, oldest first. One that was killed is listed until another one has taken over its jobs."""
+        store = self._store()
+        engines, held = await store.list_engines(), await store.count_held()
+        return [replace(engine, running=held.get(engine.id, 0)) for engine in engines]
 
 
 def _filter(

@@ -12,14 +12,19 @@ from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 import anyio
 from anyio.abc import TaskGroup
 
+from sidequest.app import status as statuses
 from sidequest.app.engine_process import EngineProcess
+from sidequest.app.host_lock import HostLock, app_key
+from sidequest.app.hosting import Hosting
 from sidequest.app.lifespan import Lifespan
-from sidequest.app.operations import JobsOperations, QueuesOperations
+from sidequest.app.operations import EnginesOperations, JobsOperations, QueuesOperations
+from sidequest.app.status import Probe, Status
 from sidequest.backends import make_backend, moves
 from sidequest.backends.announcer import Announcer, OwnEngine
 from sidequest.backends.base import Backend
 from sidequest.backends.sql.sqlalchemy_session import after_commit
 from sidequest.backends.watch import EndWatch
+from sidequest.clock import utc_now
 from sidequest.config import QueueSettings, Settings
 from sidequest.engine.engine import Engine, Orders
 from sidequest.engine.inline import InlineLink
@@ -38,7 +43,7 @@ from sidequest.worker.serve import in_worker
 class SidequestSettings(TypedDict, total=False):
     """The keyword settings of `Sidequest`; `config.Settings` gives meanings and defaults."""
 
-    engine: Literal["process", "inline", "off"]
+    engine: Literal["auto", "process", "inline", "off"]
     migrate: bool
     max_concurrent_jobs: int
     min_workers: int
@@ -85,6 +90,8 @@ class Sidequest(Client):
     """Look at jobs, and move them by hand."""
     queues: QueuesOperations
     """Look at queues and change their settings."""
+    engines: EnginesOperations
+    """Look at the engines of this database."""
 
     def __init__(self, url: str | None = None, /, *, pool: object | None = None, **settings: Unpack[SidequestSettings]) -> None:
         """`pool` is the app's own way to the same database, for this process to use in place of own
@@ -100,12 +107,15 @@ class Sidequest(Client):
         self._ends: EndWatch | None = None
         self._announcer: Announcer | None = None
         self._engine: _RunningEngine | None = None
-        self._process: EngineProcess | None = None
+        self._hosting: Hosting | None = None
+        self._inline: Engine | None = None
+        self._probe: Probe | None = None
         self._owner: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._modules: dict[str, None] = dict.fromkeys(self._settings.modules)
         self.jobs = JobsOperations(self._opened, self._wake, self._look_for_cancels)
         self.queues = QueuesOperations(self._opened, self._wake, self._settings.queue_defaults)
+        self.engines = EnginesOperations(self._opened)
 
     def __repr__(self) -> str:
         return f"<Sidequest {make_backend(self._settings.url).url.scheme} engine={self._settings.engine}>"
@@ -113,7 +123,7 @@ class Sidequest(Client):
     # Life
 
     async def start(self) -> Self:
-        """Connect, migrate, start the engine. Idempotent.
+        """Connect, migrate, start the engine or join the one that this host has. Idempotent.
 
         Raises BackendUnavailable, SchemaMismatch, or EngineStartError with the child's own error;
         then nothing is left running.
@@ -146,6 +156,35 @@ class Sidequest(Client):
         if self._owner is owner:
             self._owner = None
 
+    async def wait(self) -> None:
+        """Return when it has been stopped. Raises what has ended it, if it ended by itself."""
+        owner = self._owner
+        if owner is not None:
+            await asyncio.shield(owner)
+
+    def hurry(self) -> None:
+        """Make a stop, also one that has begun, not wait for running jobs: they are stopped within a
+        second or two, and go back to waiting without losing an attempt. Never waits: await `stop()` for that.
+        """
+        self._stop.set()
+        if self._owner is not None and not self._started.done():
+            self._owner.cancel()
+        elif self._hosting is not None:
+            self._hosting.engine.hurry()
+        elif self._inline is not None:
+            self._inline.hurry()
+
+    def kill(self) -> None:
+        """Stop, and kill this process's engine and its workers now. Never waits: await `stop()` for that.
+
+        Their jobs go back to waiting when another engine sees that the heartbeat has stopped.
+        """
+        self._stop.set()
+        if self._owner is not None and not self._started.done():
+            self._owner.cancel()
+        elif self._hosting is not None:
+            self._hosting.engine.kill()
+
     async def __aenter__(self) -> Self:
         return await self.start()
 
@@ -157,6 +196,33 @@ class Sidequest(Client):
     def lifespan(self, app: object = None, /) -> Any:
         """For `FastAPI(lifespan=sq.lifespan)`, Starlette, Litestar and aiohttp's `cleanup_ctx`."""
         return Lifespan(self.start, self.stop)
+
+    # How it is
+
+    async def status(self) -> Status:
+        """The client, the engine, the database and the way between them, as they are now.
+
+        Takes three seconds at most, and raises for nothing that is down. Raises ConfigError when this
+        Sidequest is not started.
+        """
+        self._opened()
+        announcer, probe = self._announcer, self._probe
+        assert announcer is not None
+        assert probe is not None
+        mode, hosting, inline = self._settings.engine, self._hosting, self._inline
+        database = asyncio.create_task(probe.ask(statuses.DATABASE_PATIENCE))
+        if inline is not None:
+            engine = statuses.inline_status(inline.engine_id, inline.vitals(), self._since)
+        else:
+            engine = await statuses.engine_status(hosting)
+        return Status(
+            statuses.client_status(mode, hosting), engine, await database, statuses.wake_up_status(mode, announcer.road)
+        )
+
+    @property
+    def engine_id(self) -> str | None:
+        """The engine of this process; None when it has none, or has not started it yet."""
+        return None if self._engine is None else self._engine.engine_id
 
     async def _live(self, started: asyncio.Future[None]) -> None:
         """One task holds everything that is open, so that start and stop may come from different ones."""
@@ -178,6 +244,7 @@ class Sidequest(Client):
             if self._ends is not None:
                 self._ends.close()
             self._store = self._ends = self._announcer = self._engine = None
+            self._hosting = self._inline = self._probe = None
             await store.close()
 
     async def _live_with(self, store: Backend, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
@@ -185,7 +252,9 @@ class Sidequest(Client):
         self._ends = EndWatch(store, self._watch)
         self._announcer = Announcer(store, suffices=self._settings.serves_all)
         tasks.start_soon(self._ends.run)
+        self._probe = Probe(store)
         tasks.start_soon(self._announcer.run)
+        tasks.start_soon(self._probe.run)
         if self._settings.engine == "off":
             await self._until_stopped(started)
         elif self._settings.engine == "inline":
@@ -197,16 +266,15 @@ class Sidequest(Client):
     async def _with_engine_process(self, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
         assert self._ends is not None
         engine = EngineProcess(self._settings, self._script(), self._known_modules, self._ends.watched, self._ends.ended)
-        await engine.start()
-        self._ends.hinted = True
-        self._process = engine
-        self._has_engine(engine)
-        tasks.start_soon(engine.keep)
+        lock = HostLock(app_key(self._settings)) if self._settings.engine == "auto" else None
+        self._hosting = hosting = Hosting(engine, lock, lambda: self._has_engine(engine))
+        await hosting.start()
+        tasks.start_soon(hosting.run)
         try:
             await self._until_stopped(started)
         finally:
             with anyio.CancelScope(shield=True):
-                await engine.stop()
+                await hosting.stop()
 
     async def _with_inline_engine(self, store: Backend, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
         self._known_modules()
@@ -218,6 +286,7 @@ class Sidequest(Client):
         if running.done():
             ready_or_failed.cancel()
             await running
+        self._inline, self._since = engine, utc_now()
         self._has_engine(engine)
         try:
             await self._until_stopped(started)
@@ -228,7 +297,9 @@ class Sidequest(Client):
 
     def _has_engine(self, engine: _RunningEngine) -> None:
         assert self._announcer is not None
+        assert self._ends is not None
         self._engine = self._announcer.own = engine
+        self._ends.hinted = True
 
     async def _until_stopped(self, started: asyncio.Future[None]) -> None:
         clients.attach(self)

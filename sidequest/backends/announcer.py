@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 import anyio
 
@@ -24,6 +24,9 @@ AGAIN = (0.01, 0.02, 0.04, *[0.08] * 24)
 """Seconds between calls for work in a transaction whose commit nobody tells us of: two seconds in all."""
 LAST_WORD = 1.0
 """Seconds that an announcement may take when everything stops."""
+
+
+Road = Literal["pipe", "socket", "database", "poll"]
 
 
 class OwnEngine(Protocol):
@@ -69,6 +72,15 @@ class Announcer:
         if self.own is not None:
             self.own.look_for_cancels()
         self._wake_local(LookFor.CANCELS)
+
+    @property
+    def road(self) -> Road:
+        """The nearest road that leads to an engine now; `poll` when there is none."""
+        if self.own is not None:
+            return "pipe"
+        if self._local.reachable:
+            return "socket"
+        return "database" if self._store.tells else "poll"
 
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:

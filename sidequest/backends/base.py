@@ -80,6 +80,8 @@ class EngineRecord:
     """The worker groups that it had at its last beat."""
     given_up_by: str | None = None
     """The engine that found it dead: from then on it cannot beat, and what it holds is taken back."""
+    running: int = 0
+    """Jobs that it holds (claimed or running); `sq.engines.list()` counts them, a backend does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,11 @@ class Backend(ABC):
 
     # Telling engines that there is work
 
+    @property
+    @abstractmethod
+    def tells(self) -> bool:
+        """Whether what is announced is heard by those who listen, also on other hosts."""
+
     @abstractmethod
     async def announce(self) -> None:
         """Tell the engines that listen on this database, wherever they are, that there is work to look at."""
@@ -275,6 +282,10 @@ class Backend(ABC):
     @abstractmethod
     async def held_by(self, engine: str, limit: int) -> Sequence[ClaimedJob]:
         """Up to `limit` jobs that this engine holds (claimed or running), lowest id first."""
+
+    @abstractmethod
+    async def count_held(self) -> Mapping[str, int]:
+        """How many jobs each engine holds (claimed or running), for those that hold any."""
 
     # Reading
 

@@ -1,7 +1,7 @@
 """CLI. `sidequest engine MODULE…`: the engine alone, for hosts that run jobs and nothing else.
 
-The first signal drains, the second one kills: the engine's process group goes at once, the app's
-side of the pipe sees to its workers, and their jobs go back to waiting when another engine notices.
+The first signal drains. The second one stops running jobs, which go back to waiting. The third one
+kills: their jobs go back to waiting when another engine notices.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import argparse
 import asyncio
 import importlib.util
 import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,17 @@ from sidequest.cli.failures import DONE, FAILED, WrongUse
 from sidequest.cli.output import drop_output
 from sidequest.config import LOG_LEVELS
 
+LAST_WORDS = {
+    0: "the engine has stopped",
+    1: "the engine has stopped",
+    2: "the engine was stopped in a hurry; its jobs have gone back to waiting",
+    3: "killed; its jobs go back to waiting when another engine notices",
+}
+"""What is said at the end, by how many signals there were."""
+
 
 def add(commands: Commands) -> None:
-    parser = command(commands, "engine", run, "run jobs until SIGTERM or SIGINT; a second signal kills")
+    parser = command(commands, "engine", run, "run jobs until SIGTERM or SIGINT; a second signal stops running jobs")
     parser.add_argument("modules", metavar="MODULE", nargs="+", help="a module that defines jobs, such as shop.jobs")
     add_url(parser)
     parser.add_argument("--queues", help="the queues to serve: names, prefixes, exclusions, as in --queues=mail,img*,-img.slow")
@@ -76,13 +82,13 @@ def refuse_unknown(module: str) -> None:
 
 
 class _Keeper:
-    """Starts the engine, waits for a signal, lets it drain; at a second signal kills it."""
+    """Starts the engine, waits for a signal, lets it drain; hurries it at a second signal, kills it at a third."""
 
     def __init__(self, sq: sidequest.Sidequest, modules: Sequence[str]) -> None:
         self._sq = sq
         self._modules = modules
         self._signaled = asyncio.Event()
-        self._killed = False
+        self._signals = 0
 
     async def run(self) -> int:
         self._listen()
@@ -93,17 +99,19 @@ class _Keeper:
             await self._until_signal()
         await self._stop()
         await asyncio.wait([starting])
-        _say("killed; its jobs go back to waiting when another engine notices" if self._killed else "the engine has stopped")
-        return FAILED if self._killed else DONE
+        _say(LAST_WORDS[min(self._signals, 3)])
+        return FAILED if self._signals > 1 else DONE
 
     async def _until_signal(self) -> None:
-        engine, owner = self._sq._process, self._sq._owner
-        assert engine is not None
-        _say(f"engine {engine.engine_id} is ready (pid {engine.pid}): {', '.join(self._modules)}")
-        if owner is not None:
-            await self._signal_or(owner)
-            if owner.done():
-                await owner  # it ended by itself: raises why
+        if self._signaled.is_set():
+            return
+        engine = (await self._sq.status()).engine
+        _say(f"engine {engine.id} is ready (pid {engine.pid}): {', '.join(self._modules)}")
+        ending = asyncio.create_task(self._sq.wait())
+        await self._signal_or(ending)
+        if ending.done():
+            await ending  # it ended by itself: raises why
+        ending.cancel()
 
     async def _signal_or(self, task: asyncio.Task[Any]) -> None:
         """Return at the first signal, or when the task has ended."""
@@ -114,7 +122,7 @@ class _Keeper:
     async def _stop(self) -> None:
         stopping = asyncio.create_task(self._sq.stop())
         await asyncio.wait([stopping])
-        if not self._killed:
+        if self._signals < 2:
             await stopping
 
     def _listen(self) -> None:
@@ -124,20 +132,12 @@ class _Keeper:
                 loop.add_signal_handler(number, self._signal)
 
     def _signal(self) -> None:
-        if not self._signaled.is_set():
-            self._signaled.set()
-        elif not self._killed:
-            self._killed = True
-            self._kill()
-
-    def _kill(self) -> None:
-        """The engine's group goes now; its end makes `EngineProcess` kill the groups of its workers."""
-        engine = self._sq._process
-        if engine is not None and engine.pid is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(engine.pid, signal.SIGKILL)
-        elif self._sq._owner is not None:
-            self._sq._owner.cancel()  # it was still starting: nothing is left of it then
+        self._signals += 1
+        self._signaled.set()
+        if self._signals == 2:
+            self._sq.hurry()
+        elif self._signals == 3:
+            self._sq.kill()
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -31,6 +31,8 @@ ORPHAN_GRACE = 10.0
 """Seconds that running jobs get at most when the app is gone."""
 LAST_WORDS = 1.0
 """Seconds in which the last log lines may be written."""
+PARENT_CHECK = 1.0
+"""Seconds between two looks for the app, where the system cannot tell of its end."""
 UNREAD = 1024 * 1024
 """Bytes that the app has not read, from which on it is told no more: it looks for itself."""
 
@@ -40,6 +42,8 @@ class AppPipe(asyncio.Protocol):
 
     def __init__(self, out: asyncio.WriteTransport) -> None:
         self.started: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.over = asyncio.Event()
+        """Set when an engine that is not running yet has no reason to begin."""
         self.engine: Engine | None = None
         self.grace = ORPHAN_GRACE
         self._out = out
@@ -70,20 +74,32 @@ class AppPipe(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.started.done():
             self.started.cancel()
+        self.app_gone()
+
+    def app_gone(self) -> None:
+        """Nobody reads or says anything any more."""
+        self._stop(self.grace)
+
+    def _stop(self, within: float) -> None:
+        self.over.set()
         if self.engine is not None:
-            self.engine.stop(self.grace)
+            self.engine.stop(within)
 
     def _handle(self, kind: Kind, payload: bytes) -> None:
         if kind is Kind.START:
             self.started.set_result(read_json(payload))
             return
-        if kind is Kind.PING:
-            self.send(Kind.PONG, None)
+        if kind is Kind.STOP:
+            self._stop(within := read_json(payload))
+            if within == 0 and self.engine is not None:
+                self.engine.hurry()
             return
         engine = self.engine
         if engine is None:
             return
         match kind:
+            case Kind.PING:
+                self.send(Kind.PONG, engine.vitals().to_json())
             case Kind.WAKE:
                 engine.wake()
             case Kind.CANCELS:
@@ -96,8 +112,6 @@ class AppPipe(asyncio.Protocol):
                 news = read_json(payload)
                 sys.path[:] = news["path"]
                 engine.learn(news["modules"])
-            case Kind.STOP:
-                engine.stop(read_json(payload))
             case _:
                 pass
 
@@ -125,7 +139,7 @@ async def serve(orders_in: BinaryIO, events_out: BinaryIO) -> int:
     except asyncio.CancelledError:
         return 0  # the app went away before it said anything
     try:
-        await _run(pipe, start)
+        await _run_unless_over(pipe, start)
     except BaseException as error:
         cause = first_cause(error)
         pipe.send(Kind.FAILED, {
@@ -136,6 +150,43 @@ async def serve(orders_in: BinaryIO, events_out: BinaryIO) -> int:
     finally:
         await pipe.flushed()
     return 0
+
+
+async def _run_unless_over(pipe: AppPipe, start: dict[str, Any]) -> None:
+    """Run; give up when the app stops or dies before the engine has begun, however long the database takes to answer."""
+    watching = asyncio.create_task(_watch_parent(start["parent"], pipe.app_gone))
+    running = asyncio.create_task(_run(pipe, start))
+    over = asyncio.create_task(pipe.over.wait())
+    try:
+        await asyncio.wait([running, over], return_when=asyncio.FIRST_COMPLETED)
+        if pipe.engine is None and not running.done():
+            running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    finally:
+        over.cancel()
+        watching.cancel()
+
+
+async def _watch_parent(parent: int, gone: Callable[[], None]) -> None:
+    """Notice the app's death also when a process that it has forked holds the pipe open."""
+    ended = asyncio.Event()
+    try:
+        watch = os.pidfd_open(parent)
+    except (AttributeError, OSError):  # not Linux, or gone already
+        while os.getppid() == parent:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(PARENT_CHECK)
+        gone()
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_reader(watch, ended.set)
+    try:
+        if os.getppid() == parent:  # not somebody else who was given its number
+            await ended.wait()
+    finally:
+        loop.remove_reader(watch)
+        os.close(watch)
+    gone()
 
 
 async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
@@ -150,6 +201,8 @@ async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
     try:
         await store.open()
         await store.check_schema()
+        if pipe.over.is_set():
+            return
         engine = Engine(Orders(settings, script, start["predecessor"]), store, WorkerProcess, pipe)
         pipe.engine = engine
         _drain_on_signals(engine)
@@ -167,7 +220,7 @@ def _drain_on_signals(engine: Engine) -> None:
         seen.append(1)
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, handle)
 
 

@@ -61,6 +61,7 @@ class Dispatcher:
         self._expecting = True
         self._closed = asyncio.Event()
         self._chance = Random()
+        self.trouble = Trouble(logger, "claim jobs", [min(TROUBLE_WAIT, self._interval * 2**n) for n in range(16)])
 
     def wake(self) -> None:
         """Somebody enqueued something."""
@@ -77,14 +78,13 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self) -> None:
-        trouble = Trouble(logger, "claim jobs", [min(TROUBLE_WAIT, self._interval * 2**n) for n in range(16)])
         while not self._closed.is_set():
             try:
                 busy = await self._round()
             except SidequestError as error:
-                await _happened(self._closed, trouble.met(error))  # nothing else hurries a database in trouble
+                await _happened(self._closed, self.trouble.met(error))  # nothing else hurries a database in trouble
             else:
-                trouble.over()
+                self.trouble.over()
                 if not busy:
                     await self._rest()
 

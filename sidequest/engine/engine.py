@@ -43,6 +43,7 @@ from sidequest.jobs.outcome import Completed, Failed, JobError, Outcome, Stopped
 from sidequest.jobs.record import ClaimedJob
 from sidequest.jobs.states import FINAL, State
 from sidequest.wire.messages import StopReason
+from sidequest.wire.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 TICK = 0.05
@@ -120,6 +121,27 @@ class Engine:
     def recently_ended(self, ids: Sequence[int]) -> list[int]:
         """Those of the jobs that ended here a moment ago."""
         return [id for id in ids if id in self._recent]
+
+    def vitals(self) -> Vitals:
+        """How it is at this moment. It must be running."""
+        return Vitals(
+            held=len(self._lanes.held),
+            running=len(self._lanes.running()),
+            outbox=self._outbox.waiting,
+            workers=self._lanes.crew.alive(),
+            not_claiming=self._not_claiming(),
+        )
+
+    def _not_claiming(self) -> str | None:
+        if self._stop.is_set():
+            return "it is stopping"
+        if not self._outbox.gate_open:
+            return f"the database does not take what there is to write: {self._outbox.waiting} changes wait"
+        if self._dispatcher.trouble.error is not None:
+            return f"the last claim failed: {self._dispatcher.trouble.error}"
+        if len(self._lanes.held) >= self._settings.max_concurrent_jobs:
+            return f"it has as many jobs in hand as max_concurrent_jobs allows: {len(self._lanes.held)}"
+        return None
 
     # Life
 

@@ -25,6 +25,8 @@ class Trouble:
     def __init__(self, logger: logging.Logger, doing: str, waits: Sequence[float] = WAITS) -> None:
         self.since: float | None = None
         """Since when it lasts (monotonic); None: all is well."""
+        self.error: Exception | None = None
+        """What it failed with last; None: all is well."""
         self._logger = logger
         self._doing = doing
         self._waits = waits
@@ -35,6 +37,7 @@ class Trouble:
     def met(self, error: Exception, detail: str = "") -> float:
         """It failed; the seconds until it may be tried again."""
         now, kind = monotonic(), _kind(error)
+        self.error = error
         if self.since is None:
             self.since, self._tries = now, 0
         if kind is not self._kind or now - self._told_at >= TOLD_EVERY:
@@ -48,7 +51,7 @@ class Trouble:
         """It worked."""
         if self.since is not None:
             self._logger.warning("can %s again, after %.1f s", self._doing, monotonic() - self.since)
-            self.since = self._kind = None
+            self.since = self.error = self._kind = None
 
 
 def _kind(error: Exception) -> type[Exception]:

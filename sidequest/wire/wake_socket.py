@@ -7,19 +7,18 @@ costs one look. One that is lost costs one poll.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import socket
 import stat
-import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
 from sidequest.clock import monotonic
+from sidequest.wire.runtime_directory import in_first_place, places, refuse_unsafe, short_name
 
 logger = logging.getLogger(__name__)
 LISTED_FOR = 0.05
@@ -85,6 +84,11 @@ class LocalEngines:
         self._sockets: Mapping[str, str] = {}
         self._listed_at = -LISTED_FOR
 
+    @property
+    def reachable(self) -> bool:
+        """Whether there is one that can be woken."""
+        return bool(_sockets(self._prefix))
+
     def wake(self, look_for: LookFor, but: str | None = None) -> None:
         """Wake all of them, except the engine `but`. Neither waits nor fails."""
         now = monotonic()
@@ -99,17 +103,13 @@ class LocalEngines:
 
 def bind(made: socket.socket, name: str) -> Path:
     """Bind it in the first place that will do. Raises OSError saying what is wrong with each."""
-    refusals: list[str] = []
-    for directory in places():
-        try:
-            _make(directory)
-            sweep(directory)
-            made.bind(str(directory / name))
-        except OSError as error:
-            refusals.append(f"{directory}: {error.strerror or error}")
-        else:
-            return directory / name
-    raise OSError("; ".join(refusals) or "there is no directory for temporary files")
+
+    def bind_in(directory: Path) -> Path:
+        sweep(directory)
+        made.bind(str(directory / name))
+        return directory / name
+
+    return in_first_place(bind_in)
 
 
 def socket_name(identity: str, engine: str) -> str:
@@ -121,28 +121,17 @@ def find(name: str) -> Path | None:
     """Where the socket of this name is, in a place that is safe to use."""
     for directory in places():
         with suppress(OSError):
-            _refuse_unsafe(directory)
+            refuse_unsafe(directory)
             if (directory / name).exists():
                 return directory / name
     return None
 
 
-def places() -> Sequence[Path]:
-    """Where engines of this user have their sockets, the best place first."""
-    user = os.geteuid()
-    found: list[Path] = []
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{user}")
-    with suppress(OSError):
-        if runtime.is_absolute() and runtime.stat().st_uid == user:
-            found.append(runtime / "sidequest")
-    with suppress(OSError):  # a system without a writable directory for temporary files
-        found.append(Path(tempfile.gettempdir()) / f"sidequest-{user}")
-    return found
-
-
 def sweep(directory: Path) -> None:
-    """Remove the files of engines that were killed, whatever their database was."""
+    """Remove the sockets of engines that were killed, whatever their database was."""
     for path in list(directory.iterdir()):
+        if not _is_socket(path):
+            continue  # connecting to any other file is refused as well
         kind = socket.SOCK_STREAM if path.name.endswith(STREAM) else socket.SOCK_DGRAM
         with socket.socket(socket.AF_UNIX, kind) as caller:
             caller.setblocking(False)  # a stream socket may have many callers waiting already
@@ -154,12 +143,18 @@ def sweep(directory: Path) -> None:
                 continue
 
 
+def _is_socket(path: Path) -> bool:
+    with suppress(OSError):
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    return False
+
+
 def _sockets(prefix: str) -> Mapping[str, str]:
     """The database's sockets in all places that are safe to use: name → path."""
     found: dict[str, str] = {}
     for directory in places():
         with suppress(OSError):
-            _refuse_unsafe(directory)
+            refuse_unsafe(directory)
             names = os.listdir(directory)  # noqa: PTH208 - three times as fast
             found |= {name: f"{directory}/{name}" for name in names if name.startswith(prefix) and not name.endswith(STREAM)}
     return found
@@ -187,25 +182,8 @@ def _remove(path: str) -> None:
             file.unlink()
 
 
-def _make(directory: Path) -> None:
-    with suppress(FileExistsError):
-        directory.mkdir(mode=0o700)
-    _refuse_unsafe(directory)
-
-
-def _refuse_unsafe(directory: Path) -> None:
-    """Raise OSError unless nobody but this user can put anything there."""
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        raise NotADirectoryError("it is not a directory")  # nor is a symbolic link to one
-    if found.st_uid != os.geteuid():
-        raise PermissionError("it belongs to another user")
-    if found.st_mode & 0o077:
-        raise PermissionError(f"it is open to others (mode {stat.S_IMODE(found.st_mode):o})")
-
-
 def _prefix(identity: str) -> str:
-    return f"{hashlib.blake2b(os.fsencode(identity), digest_size=8).hexdigest()}."
+    return f"{short_name(identity)}."
 
 
 def _short(engine: str) -> str:

@@ -6,8 +6,10 @@ marked `database("sqlite")`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -42,6 +44,14 @@ def only_the_sample_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tests.integration.sample_jobs
     known = registry._jobs
     monkeypatch.setattr(registry, "_jobs", {name: job for name, job in known.items() if job.module == JOBS})
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The user's runtime directory: with a short name, because a socket's path must not be long."""
+    with tempfile.TemporaryDirectory(prefix="sq") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
 
 
 @pytest.fixture

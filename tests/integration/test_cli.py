@@ -40,6 +40,16 @@ def sleep(seconds: float, started: str) -> str:
     return "slept"
 
 @job
+def stubborn(seconds: float, started: str) -> None:
+    Path(started).touch()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            time.sleep(seconds)
+        except BaseException:
+            pass
+
+@job
 def boom() -> None:
     raise ValueError("no such thing")
 """
@@ -184,20 +194,32 @@ async def test_a_draining_engine_starts_no_more_jobs(cli: Cli) -> None:
     assert cli.state(later) == "waiting"
 
 
-async def test_a_second_signal_kills_at_once(cli: Cli, mark: str) -> None:
+@pytest.mark.parametrize(
+    ("signals", "last_word", "state"),
+    [
+        (2, "the engine was stopped in a hurry; its jobs have gone back to waiting", "waiting"),
+        # running until another engine sees that its heartbeat has stopped
+        (3, "killed; its jobs go back to waiting when another engine notices", "running"),
+    ],
+)
+async def test_a_second_signal_stops_jobs_and_a_third_one_kills(
+    cli: Cli, mark: str, signals: int, last_word: str, state: str
+) -> None:
     process = await cli.engine()
-    id = cli.enqueue("clijobs:sleep", '[60, "started"]')
+    id = cli.enqueue("clijobs:stubborn", '[60, "started"]')
     await eventually(lambda: cli.state(id) == "running")
     assert len(marked_processes(mark)) >= 3  # the command, its engine, a worker
     process.terminate()
     await eventually(lambda: cli.enqueue("clijobs:add", "[1, 2]") and process.poll() is None)  # it waits for the job
     before = time.monotonic()
     process.send_signal(signal.SIGINT)
-    assert await ended(process, within=2) == 1
+    if signals == 3:
+        process.send_signal(signal.SIGHUP)
+    assert await ended(process, within=5) == 1
     await eventually(lambda: not marked_processes(mark), within=2)
-    assert time.monotonic() - before < 2
-    assert cli.log[-1] == "sidequest: killed; its jobs go back to waiting when another engine notices"
-    assert cli.state(id) == "running"  # until another engine sees that its heartbeat has stopped
+    assert time.monotonic() - before < 5
+    assert cli.log[-1] == f"sidequest: {last_word}"
+    assert cli.state(id) == state
 
 
 async def test_signals_while_it_starts_leave_nothing_behind(cli: Cli, mark: str) -> None:

@@ -18,7 +18,7 @@ QUICK = {"heartbeat_interval": 0.5, "lease_life": 30, "kill_grace": 0.5, "max_wo
 
 async def test_jobs_that_end_while_the_server_is_away_end_once_it_is_back(start, server: Server, tmp_path) -> None:
     sq: Sidequest = await start(**QUICK)
-    pid = sq._process.pid
+    pid = sq._hosting.engine.pid
     path = tmp_path / "ran"
     running = [await jobs.overlap.enqueue(str(path), 1.0) for _ in range(5)]
     await eventually(lambda: path.exists() and path.read_text().count("+") == 5)
@@ -32,7 +32,7 @@ async def test_jobs_that_end_while_the_server_is_away_end_once_it_is_back(start,
     assert path.read_text().count("+") == 5
     assert [record.attempt for record in await sq.jobs.list()] == [1] * 5
     assert await (await _enqueued(sq, 3, 4)).result(timeout=15) == 7
-    assert sq._process.pid == pid
+    assert sq._hosting.engine.pid == pid
 
 
 async def test_a_restart_between_jobs_is_not_noticed(start, server: Server) -> None:

@@ -20,9 +20,9 @@ from tests.integration.waiting import eventually, marked_processes
 
 
 def engine_pid(sq: Sidequest) -> int:
-    assert sq._process is not None
-    assert sq._process.pid is not None
-    return sq._process.pid
+    assert sq._hosting is not None
+    assert sq._hosting.engine.pid is not None
+    return sq._hosting.engine.pid
 
 
 async def test_kill_9_of_the_app_leaves_no_process_and_loses_no_job(url: str, mark: str, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ async def test_an_engine_that_dies_again_and_again_comes_back_each_time(start: S
         os.kill(engine_pid(sq), signal.SIGKILL)
         handle = await jobs.add.enqueue(1, 2)
         assert await handle.result(timeout=15) == 3
-    assert sq._process.restarts == 2
+    assert sq._hosting.engine.restarts == 2
 
 
 @pytest.mark.database("sqlite")
@@ -216,8 +216,8 @@ async def test_a_database_that_cannot_be_opened_is_an_error_of_start() -> None:
 
 
 async def test_two_engines_share_the_work_and_run_nothing_twice(start: StartSidequest, tmp_path: Path) -> None:
-    one = await start(max_workers=2)
-    await start(max_workers=2)
+    one = await start(max_workers=2, engine="process")
+    await start(max_workers=2, engine="process")
     path = tmp_path / "log"
     handles = await one.enqueue_many([jobs.mark.call(str(path), str(i)) for i in range(300)])
     for handle in handles:
@@ -226,11 +226,11 @@ async def test_two_engines_share_the_work_and_run_nothing_twice(start: StartSide
 
 
 async def test_a_dead_host_s_jobs_are_rescued_by_another_engine(start: StartSidequest, mark: str) -> None:
-    quick = {"heartbeat_interval": 0.1, "lease_life": 0.6, "rescue_interval": 0.2}
+    quick = {"heartbeat_interval": 0.1, "lease_life": 0.6, "rescue_interval": 0.2, "engine": "process"}
     doomed = await start(**quick, max_workers=2)
     handles = [await doomed.enqueue(jobs.nap.call(0.3)), await doomed.enqueue(jobs.sleep.call(1.0))]
     await eventually(lambda: _in_state(doomed, State.RUNNING, 2))
-    doomed._process._stopping = True  # as if the whole host had gone: nobody starts a new engine
+    doomed._hosting.engine._stopping = True  # as if the whole host had gone: nobody starts a new engine
     os.kill(engine_pid(doomed), signal.SIGKILL)
     rescuer = await start(**quick)
     for handle in handles:
@@ -240,7 +240,7 @@ async def test_a_dead_host_s_jobs_are_rescued_by_another_engine(start: StartSide
 
 
 async def test_a_long_healthy_job_is_not_rescued(start: StartSidequest) -> None:
-    quick = {"heartbeat_interval": 0.1, "lease_life": 0.3, "rescue_interval": 0.1}
+    quick = {"heartbeat_interval": 0.1, "lease_life": 0.3, "rescue_interval": 0.1, "engine": "process"}
     one = await start(**quick)
     handle = await one.enqueue(jobs.sleep.call(1.5))
     await start(**quick)
@@ -291,7 +291,13 @@ async def test_sidequest_in_a_worker_is_refused_with_the_remedy(monkeypatch: pyt
 def _orders_for(url: str) -> dict[str, object]:
     from sidequest.config import Settings
 
-    return {"settings": Settings.collect(url, {}).to_json(), "path": sys.path, "script": None, "predecessor": None}
+    return {
+        "settings": Settings.collect(url, {}).to_json(),
+        "path": sys.path,
+        "script": None,
+        "predecessor": None,
+        "parent": os.getpid(),
+    }
 
 
 def _environment() -> dict[str, str]:

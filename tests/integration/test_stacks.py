@@ -102,7 +102,7 @@ async def test_from_elsewhere_one_is_told_whom_to_ask(sq: Sidequest, tmp_path: P
     gate = tmp_path / "gate"
     handle = await sq.enqueue(jobs.where_it_waits.call(str(gate)))
     await eventually(lambda: _running(sq, 1))
-    monkeypatch.setattr("sidequest.wire.wake_socket.places", lambda: [])
+    monkeypatch.setattr("sidequest.wire.wake_socket.places", list)
     engine = (await handle.refresh()).engine
     with pytest.raises(EngineUnreachable, match=f"engine {engine} of job {handle.id} .* on this host"):
         await sq.jobs.stack(handle.id)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,11 @@ from tests.integration.conftest import StartSidequest
 from tests.integration.test_processes import engine_pid
 from tests.integration.waiting import eventually
 
-RARELY = {"polling_interval": 5}
-"""An engine that is not woken looks after five seconds, and ever less often."""
+RARELY = {"polling_interval": 5, "engine": "process"}
+"""An engine that is not woken looks after five seconds, and ever less often; each test says how many there are."""
 AT_ONCE = timedelta(seconds=0.5)
 ON_TIME = timedelta(seconds=0.25)
 PAIRS = [(database, way) for database, ways in WAYS.items() for way in ways]
-
-
-@pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The user's runtime directory: with a short name, because a socket's path must not be long."""
-    with tempfile.TemporaryDirectory(prefix="sq") as folder:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
-        yield Path(folder)
 
 
 @pytest.fixture
@@ -82,7 +73,7 @@ def cli(url: str, *argv: str) -> str:
 
 
 def sockets(runtime: Path) -> list[str]:
-    return sorted(path.name for path in runtime.glob("sidequest/*"))
+    return sorted(path.name for path in runtime.glob("sidequest/*") if path.is_socket())
 
 
 # Starting
@@ -219,9 +210,9 @@ async def test_a_cancel_of_another_process_is_felt_at_once(engine: Sidequest, ot
 
 
 async def test_nothing_is_left_of_engines_that_stop(url: str, runtime: Path) -> None:
-    async with Sidequest(url), Sidequest(url):
+    async with Sidequest(url, engine="process"), Sidequest(url, engine="process"):
         assert len(sockets(runtime)) == 2
-    assert sockets(runtime) == []
+    assert list(runtime.glob("sidequest/*")) == []
 
 
 async def test_an_app_without_an_engine_leaves_no_trace(url: str, runtime: Path) -> None:

@@ -267,6 +267,10 @@ class MongoBackend(Backend):
 
     # Telling engines that there is work
 
+    @property
+    def tells(self) -> bool:
+        return self._database is not None and self._database.transactions
+
     async def announce(self) -> None:
         async with self._working() as database:
             if database.transactions:
@@ -376,6 +380,9 @@ class MongoBackend(Backend):
     async def held_by(self, engine: str, limit: int) -> Sequence[ClaimedJob]:
         held = {"state": {"$in": HELD_STATES}, "engine": engine}
         return [claimed_job(found) for found in await self._found("claimed", held, [("_id", 1)], limit, fields=NEEDLESS)]
+
+    async def count_held(self) -> Mapping[str, int]:
+        return await self._read(mongo_counts.count_held)
 
     # Reading
 

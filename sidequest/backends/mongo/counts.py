@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sidequest.backends.base import Bucket, JobFilter
 from sidequest.backends.instants import MILLISECOND
-from sidequest.backends.mongo.documents import FINAL_STATES, Document, where
+from sidequest.backends.mongo.documents import FINAL_STATES, HELD_STATES, Document, where
 from sidequest.backends.mongo.session import MongoDatabase, settle
 from sidequest.jobs.states import State
 
@@ -27,6 +27,12 @@ async def count(database: MongoDatabase, which: JobFilter) -> Mapping[State, int
 
 def _counted(state: State) -> Pipeline:
     return [{"$match": {"state": state.value}}, {"$count": "count"}, {"$set": {"_id": state.value}}]
+
+
+async def count_held(database: MongoDatabase) -> Mapping[str, int]:
+    """As `Backend.count_held`."""
+    held: Pipeline = [{"$match": {"state": {"$in": HELD_STATES}}}, {"$group": {"_id": "$engine", "count": {"$sum": 1}}}]
+    return {group["_id"]: group["count"] for group in await _answers(database, [held])}
 
 
 async def count_over_time(

@@ -153,6 +153,10 @@ class MysqlBackend(SqlBackend):
 
     # Telling engines that there is work: these databases cannot; engines on other hosts find it when they look
 
+    @property
+    def tells(self) -> bool:
+        return False
+
     async def announce(self) -> None:
         pass
 

@@ -137,6 +137,10 @@ class PostgresBackend(SqlBackend):
 
     # Telling engines that there is work
 
+    @property
+    def tells(self) -> bool:
+        return True
+
     async def announce(self) -> None:
         # as if it were read: whoever stops meanwhile need not wait for the end of it, as of a write
         await self.fetch("SELECT pg_notify(:channel, '')", {"channel": self._channel})

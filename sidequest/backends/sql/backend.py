@@ -386,6 +386,10 @@ class SqlBackend(Backend):
         )
         return [claimed_job(row, self.from_column) for row in rows]
 
+    async def count_held(self) -> Mapping[str, int]:
+        rows = await self.fetch(f"SELECT engine, count(*) FROM {self.jobs} WHERE state IN {HELD_STATES} GROUP BY engine")
+        return {row[0]: row[1] for row in rows}
+
     # Reading
 
     async def get(self, id: int) -> JobRecord | None:

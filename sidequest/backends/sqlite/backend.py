@@ -134,6 +134,10 @@ class SqliteBackend(SqlBackend):
 
     # Telling engines that there is work: all who share the file are on this host, where a socket tells
 
+    @property
+    def tells(self) -> bool:
+        return False
+
     async def announce(self) -> None:
         pass
 

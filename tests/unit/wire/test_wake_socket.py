@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from sidequest.wire import wake_socket
-from sidequest.wire.wake_socket import FULL, LocalEngines, LookFor, WakeSocket, places
+from sidequest.wire.runtime_directory import places
+from sidequest.wire.wake_socket import FULL, LocalEngines, LookFor, WakeSocket
 
 SHOP = "sqlite|/srv/shop.db|sidequest_"
 WORK, CANCELS = frozenset({LookFor.WORK}), frozenset({LookFor.CANCELS})
