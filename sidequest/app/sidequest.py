@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 import anyio
 from anyio.abc import TaskGroup
 
+from sidequest import failpoints
 from sidequest.app.engine_process import EngineProcess
 from sidequest.app.lifespan import Lifespan
 from sidequest.app.operations import JobsOperations, QueuesOperations
@@ -191,6 +192,7 @@ class Sidequest(Client):
     async def _with_engine_process(self, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
         assert self._ends is not None
         engine = EngineProcess(self._settings, self._script(), self._known_modules, self._ends.watched, self._ends.ended)
+        await failpoints.reach("app.before_engine")
         await engine.start()
         self._ends.hinted = True
         self._process = engine
@@ -249,7 +251,9 @@ class Sidequest(Client):
                     self._engine.learn([module])
 
     async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
+        await failpoints.reach("enqueue.before_send")
         ids = await self._opened().insert(jobs, self._settings.queue_defaults, connection)
+        await failpoints.reach("enqueue.after_commit")
         if connection is None:
             self._wake()
         elif not after_commit(connection, self._wake) and self._announcer is not None:

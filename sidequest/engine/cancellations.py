@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from sidequest import failpoints
 from sidequest.backends.base import Backend
 from sidequest.engine.lanes import Lanes
 from sidequest.errors import SidequestError
@@ -39,7 +40,9 @@ class Cancellations:
             if not self._any_held():
                 continue
             try:
-                for id in await self._store.cancel_requests(self._engine_id):
+                ids = await self._store.cancel_requests(self._engine_id)
+                await failpoints.reach("cancel.before_halt")
+                for id in ids:
                     self._lanes.halt(id, StopReason.CANCEL)
             except SidequestError as error:
                 logger.warning("cannot look for cancel requests: %s", error)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from random import Random
 from uuid import uuid4
 
+from sidequest import failpoints
 from sidequest.backends.base import Backend
 from sidequest.clock import monotonic
 from sidequest.config import Settings
@@ -135,7 +136,9 @@ class Dispatcher:
         if not rooms or self._closed.is_set():
             return 0
         try:
+            await failpoints.reach("claim.before_commit")
             jobs = await self._store.claim(self._engine_id, uuid4().hex, rooms)
+            await failpoints.reach("claim.after_commit")
         except SidequestError:
             self._uncertain()  # it may have been applied all the same: the next heartbeat sorts it out
             raise

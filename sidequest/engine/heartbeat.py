@@ -10,6 +10,7 @@ from collections.abc import Callable
 from random import Random
 
 import sidequest
+from sidequest import failpoints
 from sidequest.backends.base import Backend
 from sidequest.clock import monotonic
 from sidequest.config import Settings
@@ -56,6 +57,7 @@ class Heartbeat:
                 logger.warning("heartbeat failed: %s", error)
 
     async def _beat(self) -> None:
+        await failpoints.reach("heartbeat.before_beat")
         sent_at = monotonic()
         if not await self._store.beat(self._engine_id):
             logger.warning("this engine's row is gone: others believed it dead; registering again")
@@ -75,7 +77,9 @@ class Heartbeat:
         strays = [job for key, job in unknown.items() if key in self._suspects]
         if strays:
             now = self._store.now()
+            await failpoints.reach("release.before_write")
             await self._store.apply([transitions.finish(job, Released(), None, now, self._chance) for job in strays])
+            await failpoints.reach("release.after_write")
             logger.warning("gave back %d jobs of a claim whose answer was lost", len(strays))
         self._suspects = unknown.keys() - {(job.id, job.lease) for job in strays}
         self._uncertain = bool(self._suspects) or len(held) == RECONCILE

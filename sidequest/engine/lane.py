@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sidequest import failpoints
 from sidequest.clock import monotonic
 from sidequest.engine.worker_process import Death, Link
 from sidequest.jobs.record import ClaimedJob
@@ -117,7 +118,9 @@ class Lane:
     def flush(self) -> None:
         """Send what was put, in one frame."""
         self.served += len(self._outgoing)
+        failpoints.hit("start.before_send")
         self.link.write(pack_run(self._outgoing))
+        failpoints.hit("start.after_send")
         self._outgoing.clear()
 
     def halt(self, id: int, reason: StopReason) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import NamedTuple
 
+from sidequest import failpoints
 from sidequest.backends.base import Backend
 from sidequest.clock import monotonic
 from sidequest.errors import BackendUnavailable
@@ -95,10 +96,10 @@ class Outbox:
     async def _flush(self) -> None:
         if self._starts:
             starts, self._starts = list(self._starts.values()), {}
-            await self._write(starts)
+            await self._write("running", starts)
         while self._entries:
             batch = [self._entries.popleft() for _ in range(min(BATCH, len(self._entries)))]
-            refused = await self._write(batch)
+            refused = await self._write("end", batch)
             self._written([entry for entry in batch if entry.change.id not in refused])
             for entry in batch:
                 if entry.change.id in refused:
@@ -109,11 +110,13 @@ class Outbox:
         if not self._entries:
             self._empty.set()
 
-    async def _write(self, batch: Sequence[Entry]) -> frozenset[int]:
+    async def _write(self, what: str, batch: Sequence[Entry]) -> frozenset[int]:
         """The ids refused; returns only when the store has answered."""
         for tries in count():
             try:
+                await failpoints.reach(f"{what}.before_write")
                 refused = await self._store.apply([entry.change for entry in batch])
+                await failpoints.reach(f"{what}.after_write")
             except BackendUnavailable as error:
                 self._failing_since = self._failing_since or monotonic()
                 logger.warning("cannot write %d job changes, trying again: %s", len(batch), error)

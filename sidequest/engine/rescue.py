@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from random import Random
 
+from sidequest import failpoints
 from sidequest.backends.base import Backend
 from sidequest.clock import monotonic
 from sidequest.config import Settings
@@ -74,7 +75,9 @@ class Rescue:
                 continue
             outcome = Stopped() if record.cancel_requested_at is not None else Interrupted(error)
             changes.append(transitions.finish(job, outcome, record.started_at, now, self._chance))
+        await failpoints.reach("rescue.before_write")
         await self._store.apply(changes)
+        await failpoints.reach("rescue.after_write")
 
     async def _dead(self) -> list[str]:
         """Engines whose beat stood still for a lease life while we could see it."""
