@@ -14,6 +14,12 @@ sys.path.append(str(Path(__file__).parent.parent))
 pytest_plugins = ["tests.servers.plugin"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--chaos-scale", metavar="X", type=float, default=1.0, help="jobs, kills and repeats of the chaos suite, against the full number"
+    )
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Sidequest is asyncio-native: async tests run there and nowhere else."""

@@ -39,14 +39,10 @@ class StartSidequest(Protocol):
     async def __call__(self, **settings: Any) -> Sidequest: ...
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-scale", type=float, default=1.0, metavar="X", help="how many jobs and kills, against the full number")
-
-
 @pytest.fixture
 def scale(request: pytest.FixtureRequest) -> Callable[[int], int]:
     """That many, or as many as `--chaos-scale` makes of it."""
-    factor: float = request.config.getoption("--chaos-scale", 1.0)
+    factor: float = request.config.getoption("--chaos-scale")
     return lambda count: max(1, round(count * factor))
 
 

@@ -160,7 +160,7 @@ class Report:
     overlaps: int = 0
     stuck: int = 0
     slowest: float = 0.0
-    """Seconds from a blow to the start of the first rerun of a job that it cut off, at most."""
+    """Seconds from a blow to the rerun of a job that it cut off for the first time, at most."""
     problems: list[str] = field(default_factory=list[str])
 
     def numbers(self) -> dict[str, Any]:
@@ -198,8 +198,10 @@ def check(
         _check_job(report, record, runs.get(record.id, ()), expected[record.name], may_charge)
     for id in runs.keys() - found.keys():
         report.problems.append(f"job {id} ran and is not in the store")
-    for of_one in runs.values():
-        _check_runs(report, of_one, blows)
+    for id, of_one in runs.items():
+        _check_runs(report, of_one)
+        if id in found and found[id].interrupts == 1:  # from the second interrupt on a job waits on purpose
+            report.slowest = max(report.slowest, _recovery(of_one, blows))
     return report
 
 
@@ -226,7 +228,7 @@ def _check_job(report: Report, record: JobRecord, runs: Sequence[Run], expected:
         report.problems.append(f"{told} should have had {fair} attempts: {[e.message for e in record.errors]}")
 
 
-def _check_runs(report: Report, runs: Sequence[Run], blows: Sequence[float]) -> None:
+def _check_runs(report: Report, runs: Sequence[Run]) -> None:
     report.runs += len(runs)
     for earlier, later in zip(runs, runs[1:], strict=False):
         cut_off = earlier.end is None
@@ -234,7 +236,11 @@ def _check_runs(report: Report, runs: Sequence[Run], blows: Sequence[float]) -> 
         if not later.alone or (earlier.end is not None and earlier.end > later.start):
             report.overlaps += 1
             report.problems.append(f"two runs of job {later.job} overlap: {earlier} and {later}")
-    if len(runs) > 1 and runs[0].end is None:
-        before = [blow for blow in blows if runs[0].start <= blow <= runs[1].start]
-        if before:
-            report.slowest = max(report.slowest, runs[1].start - before[0])
+
+
+def _recovery(runs: Sequence[Run], blows: Sequence[float]) -> float:
+    """Seconds from the blow that cut off the first of these runs to the start of the next one; 0 when none did."""
+    if len(runs) < 2 or runs[0].end is not None:
+        return 0.0
+    between = [blow for blow in blows if runs[0].start <= blow <= runs[1].start]
+    return runs[1].start - between[0] if between else 0.0
