@@ -199,7 +199,7 @@ class Engine:
         await self._announcer.flush()
         await failpoints.reach("shutdown.before_forget")
         with suppress(SidequestError):
-            await self._store.forget_engine(self.engine_id)
+            await self._heartbeat.leave()
         await _first_of(CLOSE_WAIT, self._lanes.crew.gone)  # what is left after that is killed with its task
 
     async def _watch_lanes(self) -> None:

@@ -31,6 +31,7 @@ class Heartbeat:
         self._store = store
         self._known = known
         self._uncertain = False
+        self._left = False
         self._suspects: set[tuple[int, str]] = set()
         self._chance = Random()
         self.unbroken_since: float | None = None
@@ -46,6 +47,11 @@ class Heartbeat:
         )
         self.unbroken_since = monotonic()
 
+    async def leave(self) -> None:
+        """Remove this engine's row; no beat after this brings it back."""
+        self._left = True
+        await self._store.forget_engine(self._engine_id)
+
     async def run(self) -> None:
         interval = self._settings.heartbeat_interval.total_seconds()
         while True:
@@ -59,7 +65,7 @@ class Heartbeat:
     async def _beat(self) -> None:
         await failpoints.reach("heartbeat.before_beat")
         sent_at = monotonic()
-        if not await self._store.beat(self._engine_id):
+        if not await self._store.beat(self._engine_id) and not self._left:
             logger.warning("this engine's row is gone: others believed it dead; registering again")
             await self.register()
         if self.unbroken_since is None:

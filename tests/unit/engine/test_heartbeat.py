@@ -46,6 +46,12 @@ async def test_it_beats_once_per_interval(post: Post) -> None:
     assert post.store.beats["engine-1"] == pytest.approx(100, abs=5)
 
 
+async def test_no_beat_brings_back_an_engine_that_has_left(post: Post) -> None:
+    await post.heartbeat.leave()
+    await asyncio.sleep(3 * INTERVAL)
+    assert post.store.beats == {}
+
+
 async def test_contact_is_unbroken_since_registration(post: Post) -> None:
     since = monotonic()
     await asyncio.sleep(10 * INTERVAL)
