@@ -6,6 +6,8 @@ import asyncio
 import os
 import random
 import signal
+import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -20,7 +22,9 @@ from tests.chaos.truth import TruthLog, check
 from tests.integration.waiting import eventually, marked_processes
 
 Scale = Callable[[int], int]
-FULL, SOME = 50, 10
+FULL, SOME = 50, 5
+BARE_START = 0.4
+"""Seconds that a process with our code takes to start on two idle CPUs of 2020."""
 
 
 def load(count: int) -> list:
@@ -33,6 +37,15 @@ async def engine_is_new(sq: Sidequest, old: int) -> bool:
     return process is not None and process.pid != old and process.engine_id is not None
 
 
+async def burden() -> float:
+    """How many times slower than it should be this machine starts a process just now; 1 at least."""
+    began = time.monotonic()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-P", "-c", "import sidequest.engine.__main__")
+    await process.wait()
+    return max(1.0, (time.monotonic() - began) / BARE_START)
+
+
+@pytest.mark.timeout(400)
 async def test_an_engine_killed_again_and_again_loses_no_job_and_charges_none(
     start: StartSidequest, truth: TruthLog, scale: Scale, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,7 +53,7 @@ async def test_an_engine_killed_again_and_again_loses_no_job_and_charges_none(
     monkeypatch.setattr(engine_process, "HEALTHY_AFTER", 0.0)  # the pauses that grow from death to death are not the subject
     sq = await start(max_workers=3)
     kills, blows, starts = scale(FULL if database == "postgres" else SOME), [], []
-    handles = []
+    handles, slowness = [], []
     for n in range(kills):
         await eventually(lambda: len(handles) - len(truth.runs()) <= 4)  # a load, and no backlog that would hide the delay
         handles += await sq.enqueue_many(load(6))
@@ -52,13 +65,15 @@ async def test_an_engine_killed_again_and_again_loses_no_job_and_charges_none(
         os.kill(old, signal.SIGKILL)
         await eventually(lambda old=old: engine_is_new(sq, old))
         starts.append(time.monotonic() - blows[-1])
+        slowness.append(await burden() if n % 5 == 0 else 1.0)
     await all_ended(sq)
     report = check([handle.id for handle in handles], await all_records(sq), truth, jobs.EXPECTED, blows=blows)
-    print(f"chaos: {kills} engines killed; a new one took {max(starts):.2f} s at most, of which 0.24 s are a pause")
+    print(f"chaos: {kills} engines killed; a new one took {max(starts):.2f} s at most, on a machine {max(slowness):.1f} times too slow")
     report.assert_clean()
-    assert report.slowest < 5.0
+    assert report.slowest < 5.0 * max(slowness)
 
 
+@pytest.mark.timeout(400)
 async def test_workers_killed_again_and_again_cost_only_the_job_that_they_ran(
     start: StartSidequest, truth: TruthLog, scale: Scale, database: str, mark: str
 ) -> None:
@@ -70,10 +85,10 @@ async def test_workers_killed_again_and_again_cost_only_the_job_that_they_ran(
     for n in range(kills):
         victim = await eventually(lambda: next((run for run in truth.running() if run.pid not in killed), None))
         killed.add(victim.pid)
-        neighbours = workers_of(mark)
+        before = workers_of(mark)
         assert send(victim.pid, signal.SIGKILL)
         began = time.monotonic()
-        await eventually(lambda before=neighbours: workers_of(mark) - before)
+        await eventually(lambda before=before: workers_of(mark) - before)
         replaced.append(time.monotonic() - began)
     await all_ended(sq, within=90)
     records = await all_records(sq)
@@ -83,7 +98,7 @@ async def test_workers_killed_again_and_again_cost_only_the_job_that_they_ran(
     report.assert_clean()
     assert {record.id for record in records if record.crashes} == cut_off
     assert {record.id for record in records if record.interrupts} == set()
-    assert sorted(replaced)[len(replaced) // 2] < 0.3
+    assert statistics.median(replaced) < 0.3 * await burden()
 
 
 def workers_of(mark: str) -> set[int]:

@@ -26,6 +26,8 @@ from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import ClaimedJob, NewJob
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
+from tests.servers import proxy
+from tests.servers.proxy import Proxy
 from tests.servers.server import Server
 
 ON_BOTH = pytest.mark.parametrize("database", ["mongodb", "mongodb-standalone"], indirect=True)
@@ -306,85 +308,14 @@ async def test_a_standalone_server_cannot_tell(store):
 # Lost connections
 
 
-class Wire:
-    """A proxy in front of the server, which cuts the line when it is told to."""
-
-    def __init__(self, port: int) -> None:
-        self._server_port = port
-        self._lines: set[asyncio.StreamWriter] = set()
-        self._talks: set[asyncio.Task[Any]] = set()
-        self._cut_at: bytes | None = None
-        self._before = False
-        self._cut_replies: set[asyncio.StreamWriter] = set()
-        self.cuts = 0
-
-    async def __aenter__(self) -> Wire:
-        self._listening = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = self._listening.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._listening.close()
-        self.cut()
-        await asyncio.gather(*self._talks, return_exceptions=True)
-
-    def cut(self) -> None:
-        """Cut all lines now."""
-        for line in list(self._lines):
-            line.close()
-
-    def cut_once(self, command: bytes, *, before: bool) -> None:
-        """Cut the line on which this command comes: before the server gets it, or before its answer comes back."""
-        self._cut_at, self._before = command, before
-
-    async def _connected(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        talk = asyncio.current_task()
-        assert talk is not None
-        self._talks.add(talk)
-        self._lines.add(client)
-        from_server, server = await asyncio.open_connection("127.0.0.1", self._server_port)
-        self._lines.add(server)
-        await asyncio.gather(self._forward(reader, server, client), self._back(from_server, client, server))
-
-    async def _forward(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, client: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(1 << 20):
-                if self._cut_at is not None and self._cut_at in data:
-                    self._cut_at = None
-                    self.cuts += 1
-                    if self._before:
-                        break
-                    self._cut_replies.add(client)
-                server.write(data)
-                await server.drain()
-        except OSError:
-            pass
-        if client not in self._cut_replies:
-            client.close()
-            server.close()
-
-    async def _back(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(1 << 20):
-                if client in self._cut_replies:
-                    break
-                client.write(data)
-                await client.drain()
-        except OSError:
-            pass
-        client.close()
-        server.close()
-
-
 @pytest.fixture
-async def wire(url: str) -> AsyncIterator[Wire]:
-    async with Wire(urlsplit(url).port or 27017) as wire:
+async def wire(url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(urlsplit(url).port or 27017) as wire:
         yield wire
 
 
-def through(wire: Wire, url: str, driver: str) -> str:
-    path = urlsplit(url).path
-    return f"mongodb://127.0.0.1:{wire.port}{path}?directConnection=true&driver={driver}"
+def through(wire: Proxy, url: str, driver: str) -> str:
+    return f"{proxy.through(wire, url)}&driver={driver}"
 
 
 @ON_BOTH
