@@ -122,7 +122,9 @@ class Failpoints:
 def _read(entry: str) -> tuple[str, _Plan]:
     found = ENTRY.fullmatch(entry)
     if found is None:
-        raise ConfigError(f"{VARIABLE}: {entry!r} is not of the form point=action:argument@hit, such as claim.after_commit=exit:9@3")
+        raise ConfigError(
+            f"{VARIABLE}: {entry!r} is not of the form point=action:argument@hit, such as claim.after_commit=exit:9@3"
+        )
     point, action, argument = found["point"], found["action"], found["argument"] or ""
     if point not in POINTS:
         near = get_close_matches(point, POINTS, 1)

@@ -16,7 +16,11 @@ pytest_plugins = ["tests.servers.plugin"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--chaos-scale", metavar="X", type=float, default=1.0, help="jobs, kills and repeats of the chaos suite, against the full number"
+        "--chaos-scale",
+        metavar="X",
+        type=float,
+        default=1.0,
+        help="jobs, kills and repeats of the chaos suite, against the full number",
     )
 
 

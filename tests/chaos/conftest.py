@@ -8,7 +8,6 @@ the jobs, kills and repeats.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,7 +98,8 @@ async def host(sq: Sidequest, url: str, mark: str, truth: TruthLog, tmp_path: Pa
     hosts: list[Host] = []
 
     async def start(**settings: Any) -> Host:
-        one = Host(f"host{len(hosts)}", url, mark, tmp_path, truth.path, **{**QUICK, "migrate": False, **settings})
+        where = settings.pop("url", url)
+        one = Host(f"host{len(hosts)}", where, mark, tmp_path, truth.path, **{**QUICK, "migrate": False, **settings})
         hosts.append(one)
         one.start()
         await eventually(lambda: one.ready or one.exit_code is not None, within=30)
@@ -157,7 +157,7 @@ def engine_pid(sq: Sidequest) -> int:
 
 def own_descriptors() -> int:
     """How many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 async def settled(work: Awaitable[object], within: float) -> None:

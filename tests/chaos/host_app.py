@@ -23,9 +23,9 @@ async def main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with Sidequest(url, modules=["tests.chaos.chaos_jobs"], **settings):
-        print("chaos host is ready", flush=True)  # noqa: T201 - the test waits for it
+        print("chaos host is ready", flush=True)
         await stop.wait()
-    print("chaos host has stopped", flush=True)  # noqa: T201
+    print("chaos host has stopped", flush=True)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class Soak:
             finished = time.monotonic() - began
             slow_stops = await self._stop_all()
             records = await all_records(sq)
-            engines = await sq._store.list_engines()  # noqa: SLF001
+            engines = await sq._store.list_engines()
             await asyncio.sleep(1.0)
             again = {record.id: record for record in await all_records(sq)}
         report = check(self.enqueued, records, truth, jobs.EXPECTED, blows=self.blows, may_charge=True)
@@ -260,7 +260,7 @@ class Soak:
         for host in self.hosts:
             host.terminate()
         deadline = time.monotonic() + SETTINGS["shutdown_timeout"] + 10
-        while time.monotonic() < deadline and any(host.exit_code is None for host in self.hosts):
+        while time.monotonic() < deadline and any(host.exit_code is None for host in self.hosts):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.1)
         slow = [f"{host.name} has not stopped:\n{host.words()}" for host in self.hosts if host.exit_code is None]
         for host in self.hosts:
@@ -271,7 +271,7 @@ class Soak:
     async def _left_behind(self) -> tuple[Mapping[int, str], Sequence[str]]:
         """Processes of ours that do not end by themselves within ten seconds, and sockets in the runtime directories."""
         deadline = time.monotonic() + 10
-        while (left := marked_processes(self.mark)) and time.monotonic() < deadline:
+        while (left := marked_processes(self.mark)) and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.1)
         return left, sockets_of(self.url)
 
@@ -280,7 +280,7 @@ def sockets_of(url: str) -> list[str]:
     """The wake-up sockets of this database's engines that nobody has removed."""
     from sidequest.wire import wake_socket
 
-    prefix = wake_socket._prefix(DatabaseURL.parse(url).identity)  # noqa: SLF001
+    prefix = wake_socket._prefix(DatabaseURL.parse(url).identity)
     return [str(path) for place in places() if place.is_dir() for path in place.iterdir() if path.name.startswith(prefix)]
 
 
@@ -324,7 +324,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long there is trouble; default: %(default)g")
     parser.add_argument("--engines", type=int, default=8, help="hosts with an engine each; default: %(default)s")
     parser.add_argument("--jobs", type=int, default=50_000, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="of what happens when; default: another one each time")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of what happens when; default: always another")
     parser.add_argument("--acts", default="", help="only these, with commas between: 'kill engine,freeze worker'")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
     options = parser.parse_args()

@@ -68,7 +68,9 @@ async def test_an_engine_killed_again_and_again_loses_no_job_and_charges_none(
         slowness.append(await burden() if n % 5 == 0 else 1.0)
     await all_ended(sq)
     report = check([handle.id for handle in handles], await all_records(sq), truth, jobs.EXPECTED, blows=blows)
-    print(f"chaos: {kills} engines killed; a new one took {max(starts):.2f} s at most, on a machine {max(slowness):.1f} times too slow")
+    print(
+        f"chaos: {kills} engines killed; a new one took {max(starts):.2f} s at most, on a machine {max(slowness):.1f} times too slow"
+    )
     report.assert_clean()
     assert report.slowest < 5.0 * max(slowness)
 

@@ -171,7 +171,7 @@ class Report:
         }  # fmt: skip
 
     def assert_clean(self) -> None:
-        print("chaos:", json.dumps(self.numbers()), flush=True)  # noqa: T201 - the numbers are part of the result
+        print("chaos:", json.dumps(self.numbers()), flush=True)
         assert not self.problems, "\n".join([f"{len(self.problems)} problems", *self.problems[:20]])
 
 

@@ -25,7 +25,9 @@ DIES = "from sidequest import failpoints; failpoints.hit('worker.before_run'); p
 
 def run(code: str, points: str) -> subprocess.CompletedProcess[str]:
     environment: Mapping[str, str] = {**os.environ, VARIABLE: points, "PYTHONPATH": str(PACKAGE.parent)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
 
 
 def test_nothing_happens_without_the_variable() -> None:
