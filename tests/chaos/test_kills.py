@@ -55,7 +55,8 @@ async def test_an_engine_killed_again_and_again_loses_no_job_and_charges_none(
     kills, blows, starts = scale(FULL if database == "postgres" else SOME), [], []
     handles, slowness = [], []
     for n in range(kills):
-        await eventually(lambda: len(handles) - len(truth.runs()) <= 4)  # a load, and no backlog that would hide the delay
+        enqueued = len(handles)  # under load, but without a backlog that would hide the delay
+        await eventually(lambda most=enqueued: most - len(truth.runs()) <= 4)
         handles += await sq.enqueue_many(load(6))
         seen = truth.started()
         await eventually(lambda seen=seen: truth.started() > seen)
@@ -68,9 +69,8 @@ async def test_an_engine_killed_again_and_again_loses_no_job_and_charges_none(
         slowness.append(await burden() if n % 5 == 0 else 1.0)
     await all_ended(sq)
     report = check([handle.id for handle in handles], await all_records(sq), truth, jobs.EXPECTED, blows=blows)
-    print(
-        f"chaos: {kills} engines killed; a new one took {max(starts):.2f} s at most, on a machine {max(slowness):.1f} times too slow"
-    )
+    slow = f"on a machine {max(slowness):.1f} times too slow"
+    print(f"chaos: {kills} engines killed; a new one took {max(starts):.2f} s at most, {slow}")
     report.assert_clean()
     assert report.slowest < 5.0 * max(slowness)
 
@@ -84,7 +84,7 @@ async def test_workers_killed_again_and_again_cost_only_the_job_that_they_ran(
     kills, replaced = scale(FULL if database == "postgres" else SOME), []
     handles = await sq.enqueue_many([jobs.work.options(max_attempts=9).call(0.4) for _ in range(kills * 4)])
     killed: set[int] = set()
-    for n in range(kills):
+    for _ in range(kills):
         victim = await eventually(lambda: next((run for run in truth.running() if run.pid not in killed), None))
         killed.add(victim.pid)
         before = workers_of(mark)

@@ -24,7 +24,7 @@ async def migrate(url: str, folder: Path, points: str = "") -> tuple[int, str]:
     """`sidequest migrate` in a process of its own: its exit code, and what it said."""
     environ = {**os.environ, VARIABLE: points, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sidequest", "migrate", "--url", url,
+        sys.executable, "-m", "sidequest", "migrate", "up", "--url", url,
         env=environ, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     out, _ = await process.communicate()
@@ -55,7 +55,7 @@ async def test_a_migration_that_was_killed_is_taken_up_by_the_next_start(
 
 
 async def outlive_its_lock(url: str) -> None:
-    """On MongoDB the dead process's lock ends by itself after a minute: here, at once. Elsewhere it died with its connection."""
+    """On MongoDB the lock of who died ends after a minute: here, at once. Elsewhere it went with the connection."""
     store = make_backend(url)
     if store.dialect != "mongo":
         return

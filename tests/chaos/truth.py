@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -230,7 +231,7 @@ def _check_job(report: Report, record: JobRecord, runs: Sequence[Run], expected:
 
 def _check_runs(report: Report, runs: Sequence[Run]) -> None:
     report.runs += len(runs)
-    for earlier, later in zip(runs, runs[1:], strict=False):
+    for earlier, later in pairwise(runs):
         cut_off = earlier.end is None
         report.reruns += cut_off
         if not later.alone or (earlier.end is not None and earlier.end > later.start):
