@@ -7,6 +7,8 @@ nox -s tests-on        all tests, on every supported Python that is installed
 nox -s tests -- -k x   arguments after -- go to pytest
 nox -s conformance -- --databases postgres,mysql
 nox -s mutants -- --databases sqlite --only lease
+nox -s chaos           processes killed, frozen and cut off, on every database: minutes; --chaos-scale 0.2 for fewer
+nox -s soak            a minute of everything at once; -- --database mysql --seconds 600
 nox -s plans           what the databases do for our statements when there are millions of jobs; --rows for fewer
 """
 
@@ -71,6 +73,20 @@ def plans(session: nox.Session) -> None:
     """No plan is worse with millions of jobs: each database is filled with them, which takes minutes."""
     install(session, "test", "servers")
     run_pytest(session, "tests/plans")
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Nothing is lost, nothing runs twice, nothing is left behind, whatever dies."""
+    install(session, "test", "servers")
+    run_pytest(session, "tests/chaos")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Many engines, many jobs, and kills, stops, freezes and database restarts at random."""
+    install(session, "test", "servers")
+    session.run("python", "-m", "tests.chaos.soak", *session.posargs)
 
 
 @nox.session

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 import anyio
 from anyio.abc import TaskGroup
 
+from sidequest import failpoints
 from sidequest.app import status as statuses
 from sidequest.app.engine_process import EngineProcess
 from sidequest.app.host_lock import HostLock, app_key
@@ -268,6 +269,7 @@ class Sidequest(Client):
         engine = EngineProcess(self._settings, self._script(), self._known_modules, self._ends.watched, self._ends.ended)
         lock = HostLock(app_key(self._settings)) if self._settings.engine == "auto" else None
         self._hosting = hosting = Hosting(engine, lock, lambda: self._has_engine(engine))
+        await failpoints.reach("app.before_engine")
         await hosting.start()
         tasks.start_soon(hosting.run)
         try:
@@ -326,7 +328,9 @@ class Sidequest(Client):
                     self._engine.learn([module])
 
     async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
+        await failpoints.reach("enqueue.before_send")
         ids = await self._opened().insert(jobs, self._settings.queue_defaults, connection)
+        await failpoints.reach("enqueue.after_commit")
         if connection is None:
             self._wake()
         elif not after_commit(connection, self._wake) and self._announcer is not None:

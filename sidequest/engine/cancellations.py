@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from sidequest import failpoints
 from sidequest.backends.base import Backend
 from sidequest.engine.lanes import Lanes
 from sidequest.engine.trouble import Trouble
@@ -41,7 +42,9 @@ class Cancellations:
             if not self._any_held():
                 continue
             try:
-                for id in await self._store.cancel_requests(self.engine_id):
+                ids = await self._store.cancel_requests(self.engine_id)
+                await failpoints.reach("cancel.before_halt")
+                for id in ids:
                     self._lanes.halt(id, StopReason.CANCEL)
             except SidequestError as error:
                 self._trouble.met(error)

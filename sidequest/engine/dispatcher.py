@@ -9,6 +9,7 @@ from datetime import timedelta
 from random import Random
 from uuid import uuid4
 
+from sidequest import failpoints
 from sidequest.backends.base import Backend
 from sidequest.clock import monotonic
 from sidequest.config import Settings
@@ -136,7 +137,9 @@ class Dispatcher:
             return 0
         claimer = self.engine_id
         try:
+            await failpoints.reach("claim.before_commit")
             jobs = await self._store.claim(claimer, uuid4().hex, rooms)
+            await failpoints.reach("claim.after_commit")
         except SidequestError:
             self._uncertain()  # it may have been applied all the same: the next heartbeat sorts it out
             raise

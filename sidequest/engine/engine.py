@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import anyio
 
+from sidequest import failpoints
 from sidequest.backends.announcer import Announcer
 from sidequest.backends.base import Backend
 from sidequest.backends.watch import EndWatch
@@ -164,6 +165,7 @@ class Engine:
             self._lanes.crew.warm_up()
             dispatching = asyncio.create_task(self._dispatcher.run())
             try:
+                await failpoints.reach("engine.before_ready")
                 ready()
                 stopping = asyncio.create_task(self._stop.wait())
                 await asyncio.wait([stopping, dispatching], return_when=asyncio.FIRST_COMPLETED)
@@ -215,23 +217,28 @@ class Engine:
         within = self._settings.shutdown_timeout.total_seconds() if self._stop_within is None else self._stop_within
         self._dispatcher.close()
         await asyncio.wait([dispatching])
+        await failpoints.reach("shutdown.before_release")
         self._lanes.stop_placing()
         self._lanes.recall_all()
         self._lanes.release_backlog()
+        await failpoints.reach("shutdown.before_wait")
         await _first_of(within, self._lanes.idle, self._hurry)
+        await failpoints.reach("shutdown.before_halt")
         for id in self._lanes.running():
             self._lanes.halt(id, StopReason.SHUTDOWN, grace=SHUTDOWN_GRACE)
         await _first_of(SHUTDOWN_GRACE + KILL_WAIT, self._lanes.idle)
         self._lanes.abandon()
         self._lanes.crew.close_all()
+        await failpoints.reach("shutdown.before_flush")
         with anyio.move_on_after(FLUSH_WAIT) as flushing:
             await self._outbox.emptied()
         await self._announcer.flush()
+        await failpoints.reach("shutdown.before_forget")
         if flushing.cancelled_caught:
             await self._keep_the_rest()  # and its row: others must find what it held
         else:
             with suppress(SidequestError):
-                await self._store.forget_engine(self.engine_id)
+                await self._heartbeat.leave()
         await _first_of(CLOSE_WAIT, self._lanes.crew.gone)  # what is left after that is killed with its task
 
     async def _keep_the_rest(self) -> None:

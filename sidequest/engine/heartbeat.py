@@ -24,6 +24,7 @@ from typing import Protocol
 from uuid import uuid4
 
 import sidequest
+from sidequest import failpoints
 from sidequest.backends.base import Backend, WorkerGroup
 from sidequest.clock import monotonic
 from sidequest.config import Settings
@@ -71,6 +72,7 @@ class Heartbeat:
         self._pulse = pulse
         self._trouble = Trouble(logger, "beat", WAITS)
         self._workers: tuple[WorkerGroup, ...] = ()
+        self._left = False
         self._confirmed_at = float("-inf")
         self._confirmed = asyncio.Event()
         self._due = 0.0
@@ -100,6 +102,11 @@ class Heartbeat:
         self.unbroken_since = sent_at
         self._landed(sent_at)
 
+    async def leave(self) -> None:
+        """Remove this engine's row; no beat after this brings it back."""
+        self._left = True
+        await self._store.forget_engine(self.engine_id)
+
     async def run(self) -> None:
         """Beat for ever. What cannot reach the database is tried again sooner than the next beat is due."""
         while True:
@@ -127,6 +134,7 @@ class Heartbeat:
             await self._confirmed.wait()
 
     async def _beat(self, sent_at: float) -> None:
+        await failpoints.reach("heartbeat.before_beat")
         if await self._store.beat(self.engine_id, self._workers, self._within):
             if self.unbroken_since is None:
                 self.unbroken_since = sent_at
@@ -134,7 +142,7 @@ class Heartbeat:
                 self._landed(sent_at)
             await self._leases.check(self.engine_id)  # after a long silence nothing begins before this
             self._landed(sent_at)
-        else:
+        elif not self._left:
             await self._given_up()
 
     async def _given_up(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sidequest import failpoints
 from sidequest.clock import monotonic
 from sidequest.engine.output import OutputLog
 from sidequest.engine.worker_process import Death, Link
@@ -24,7 +25,6 @@ from sidequest.wire.messages import (
     read_progress,
     read_started,
 )
-
 
 STACK_WAIT = 0.5
 """Seconds in which a worker that is not held up tells where a job is."""
@@ -137,7 +137,9 @@ class Lane:
     def flush(self) -> None:
         """Send what was put, in one frame."""
         self.served += len(self._outgoing)
+        failpoints.hit("start.before_send")
         self.link.write(pack_run(self._outgoing))
+        failpoints.hit("start.after_send")
         self._outgoing.clear()
 
     def halt(self, id: int, reason: StopReason) -> None:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
+from sidequest import failpoints
 from sidequest.backends.base import Backend
 from sidequest.clock import monotonic
 from sidequest.jobs import transitions
@@ -118,7 +119,9 @@ class Leases:
         strays = [job for key, job in unknown.items() if key in self._suspects]
         if strays:
             now = self._store.now()
+            await failpoints.reach("release.before_write")
             await self._store.apply([transitions.finish(job, Released(), None, now, self._chance) for job in strays])
+            await failpoints.reach("release.after_write")
             logger.warning("gave back %d jobs of a claim whose answer was lost", len(strays))
         self._uncertain = self._uncertain or len(held) == RECONCILE
         return unknown.keys() - {(job.id, job.lease) for job in strays}

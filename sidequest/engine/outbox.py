@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import anyio
 
+from sidequest import failpoints
 from sidequest.backends.base import Backend
 from sidequest.clock import monotonic
 from sidequest.engine.spool import Spool
@@ -163,11 +164,11 @@ class Outbox:
     async def _flush(self) -> None:
         if self._starts:
             starts, self._starts = list(self._starts.values()), {}
-            for entry in (await self._write(starts)).refused:
+            for entry in (await self._write("running", starts)).refused:
                 self._refused(entry)
         while self._entries:
             self._in_flight = [self._entries.popleft() for _ in range(min(BATCH, len(self._entries)))]
-            done = await self._write(self._in_flight)
+            done = await self._write("end", self._in_flight)
             self._bytes -= sum(entry.size for entry in self._in_flight)
             self._in_flight = ()
             self._written(done.written)
@@ -181,15 +182,17 @@ class Outbox:
         if not self._entries:
             self._empty.set()
 
-    async def _write(self, batch: Sequence[Entry]) -> _Done:
+    async def _write(self, what: str, batch: Sequence[Entry]) -> _Done:
         """Write the batch; returns only when the store has answered."""
         while True:
             try:
+                await failpoints.reach(f"{what}.before_write")
                 refused = await self._store.apply([entry.change for entry in batch])
+                await failpoints.reach(f"{what}.after_write")
             except SidequestError as error:
                 await asyncio.sleep(self._trouble.met(error, f" ({self.waiting} ends wait)"))
             except ValueError as error:
-                return await self._write_without_the_bad(batch, error)
+                return await self._write_without_the_bad(what, batch, error)
             else:
                 self._trouble.over()
                 return _Done(
@@ -197,12 +200,12 @@ class Outbox:
                     [entry for entry in batch if entry.change.id in refused],
                 )
 
-    async def _write_without_the_bad(self, batch: Sequence[Entry], error: ValueError) -> _Done:
+    async def _write_without_the_bad(self, what: str, batch: Sequence[Entry], error: ValueError) -> _Done:
         """One end that the store does not take must not hold up all others."""
         if len(batch) == 1:
             self._unwritable(batch[0], error)
             return _Done([], [])
-        parts = [await self._write([one]) for one in batch]
+        parts = [await self._write(what, [one]) for one in batch]
         return _Done([entry for part in parts for entry in part.written], [entry for part in parts for entry in part.refused])
 
     async def _clear_spool(self) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from random import Random
 
+from sidequest import failpoints
 from sidequest.backends.base import Backend, EngineRecord
 from sidequest.clock import monotonic
 from sidequest.config import Settings
@@ -163,7 +164,10 @@ class Rescue:
         for job, record in jobs:
             outcome = Stopped() if record.cancel_requested_at is not None else Interrupted(error)
             changes.append(transitions.finish(job, outcome, record.started_at, now, self._chance))
-        return await self._store.apply(changes, skip_locked=True)
+        await failpoints.reach("rescue.before_write")
+        refused = await self._store.apply(changes, skip_locked=True)
+        await failpoints.reach("rescue.after_write")
+        return refused
 
     async def _forget(self, engine_id: str) -> None:
         await self._store.forget_engine(engine_id)

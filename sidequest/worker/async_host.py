@@ -12,6 +12,7 @@ from ctypes import Array
 from itertools import count
 from typing import Any
 
+from sidequest import failpoints
 from sidequest.clock import epoch_us
 from sidequest.jobs.client import Client, using
 from sidequest.jobs.context import Reporter
@@ -85,12 +86,14 @@ class AsyncHost:
     async def _attempt(self, attempt: Attempt) -> None:
         started_us = epoch_us()
         self._untold[attempt.id] = started_us
+        failpoints.hit("worker.before_run")
         try:
             outcome = await self._outcome(attempt)
         except BaseException as error:  # whatever it is, the engine must hear of it
             outcome = Errored(JobError("error", type(error).__qualname__, str(error), describe(error)))
         self._running.pop(attempt.id).forget_timer()
         self._untold.pop(attempt.id, None)
+        failpoints.hit("worker.after_run")
         self._end(End(attempt.id, outcome, started_us, epoch_us()))
 
     async def _outcome(self, attempt: Attempt) -> Outcome:
@@ -146,6 +149,7 @@ class AsyncHost:
     def _flush(self) -> None:
         ends, self._ends = self._ends, []
         self._send(pack(Kind.ENDS, b"".join(ends)))
+        failpoints.hit("worker.after_send")
 
     def _tell_started(self) -> None:
         """What has started and is still running; what has not had its first step is told next time."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from sidequest import failpoints
 from sidequest.clock import monotonic
 from sidequest.config import read_job_defaults
 from sidequest.jobs import client as clients
@@ -91,6 +92,7 @@ def serve() -> None:
     clients.attach(client)
     loader = Loader(start["modules"], Script(**start["script"]) if start["script"] else None)
     loader.load_all()
+    failpoints.hit("worker.before_hello")
     frames.send(loader.catalogue(Kind.HELLO))
     reporter = FrameReporter(send)
     kind, payload = frames.receive_one()

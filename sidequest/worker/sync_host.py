@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
+from sidequest import failpoints
 from sidequest.clock import epoch_us, monotonic
 from sidequest.errors import JobStopped
 from sidequest.jobs.context import Reporter
@@ -64,10 +65,13 @@ class SyncHost:
         started_us = epoch_us()
         self._word[1] = started_us
         self._word[0] = attempt.id
+        failpoints.hit("worker.before_run")
         outcome = self._outcome(attempt)
         _flush_output()
+        failpoints.hit("worker.after_run")
         end = pack_end(End(attempt.id, outcome, started_us, epoch_us()))
         self._channel.send(pack(Kind.ENDS, end))
+        failpoints.hit("worker.after_send")
         self._word[0] = 0
         self._timed_out += attempt.timeout_ms is not None
         if self._loader.changed:

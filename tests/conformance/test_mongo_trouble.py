@@ -30,6 +30,8 @@ from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import ClaimedJob, NewJob
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
+from tests.servers import proxy
+from tests.servers.proxy import Proxy
 from tests.servers.server import Server
 from tests.servers.wire import Wire
 
@@ -312,14 +314,13 @@ async def test_a_standalone_server_cannot_tell(store):
 
 
 @pytest.fixture
-async def wire(url: str) -> AsyncIterator[Wire]:
-    async with Wire(urlsplit(url).port or 27017) as wire:
+async def wire(url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(urlsplit(url).port or 27017) as wire:
         yield wire
 
 
-def through(wire: Wire, url: str, driver: str) -> str:
-    path = urlsplit(url).path
-    return f"mongodb://127.0.0.1:{wire.port}{path}?directConnection=true&driver={driver}"
+def through(wire: Proxy, url: str, driver: str) -> str:
+    return f"{proxy.through(wire, url)}&driver={driver}"
 
 
 @ON_BOTH

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from pymongo import ReturnDocument, UpdateOne
 
+from sidequest import failpoints
 from sidequest.backends.base import (
     NOWHERE,
     Backend,
@@ -217,6 +218,7 @@ class MongoBackend(Backend):
         if seen.pending or seen.unknown:
             while name := await self._apply_next_step():
                 names.append(name)
+                await failpoints.reach("migrate.after_step")
         self._schema_seen = True
         return names
 

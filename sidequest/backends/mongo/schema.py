@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
+from sidequest import failpoints
 from sidequest.backends import migrations
 from sidequest.backends.base import MigrationStatus
 from sidequest.backends.migrations import Step
@@ -57,7 +58,9 @@ async def apply_next(database: MongoDatabase, now: Callable[[], datetime]) -> st
         steps = [step for step in migrations.steps(DIALECT) if step.name in seen.pending]
         if not steps:
             return None
+        await failpoints.reach("migrate.before_step")
         await _apply(database, steps[0], stay)
+        await failpoints.reach("migrate.before_commit")
         await database.steps.insert_one({"_id": steps[0].name, "needs": steps[0].needs, "applied_at": now()})
         return steps[0].name
 

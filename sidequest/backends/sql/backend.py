@@ -16,6 +16,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
 
+from sidequest import failpoints
 from sidequest.backends import migrations
 from sidequest.backends.base import (
     NOWHERE,
@@ -212,6 +213,7 @@ class SqlBackend(Backend):
         names: list[str] = []
         while name := await self.transact(self._apply_next_step):
             names.append(name)
+            await failpoints.reach("migrate.after_step")
         return names
 
     async def _apply_next_step(self, session: Session) -> str | None:
@@ -225,12 +227,14 @@ class SqlBackend(Backend):
         steps = [step for step in migrations.steps(self.dialect) if step.name in seen.pending]
         if not steps:
             return None
+        await failpoints.reach("migrate.before_step")
         try:
             for statement in steps[0].statements(self.url.prefix, self.schema):
                 await session.execute(statement)
         except SidequestError as error:
             error.add_note(f"in schema step {steps[0].name} of {self.url.shown}")
             raise
+        await failpoints.reach("migrate.before_commit")
         note = f"INSERT INTO {self.steps} (name, needs, applied_at) VALUES (:name, :needs, :now)"
         await session.execute(note, {"name": steps[0].name, "needs": steps[0].needs, "now": self.to_column(self.now())})
         return steps[0].name

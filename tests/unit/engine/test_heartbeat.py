@@ -77,6 +77,10 @@ async def test_a_beat_that_takes_long_does_not_put_off_the_next(post: Post) -> N
     before = post.store.calls.count("beat")
     await asyncio.sleep(0.4 * INTERVAL)
     assert (before, post.store.calls.count("beat")) == (1, 2)
+async def test_no_beat_brings_back_an_engine_that_has_left(post: Post) -> None:
+    await post.heartbeat.leave()
+    await asyncio.sleep(3 * INTERVAL)
+    assert post.store.beats == {}
 
 
 async def test_contact_is_unbroken_since_registration(post: Post) -> None:
