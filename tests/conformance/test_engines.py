@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from sidequest.backends.base import EngineRecord
 from sidequest.jobs import transitions
 from sidequest.jobs.outcome import Completed
@@ -62,3 +64,21 @@ async def test_held_by_gives_claimed_and_running_jobs_lowest_id_first(backend, i
     assert await backend.held_by("e1", 10) == mine
     assert await backend.held_by("e1", 2) == mine[:2]
     assert await backend.held_by("nobody", 10) == []
+
+
+async def test_held_jobs_are_counted_by_engine(backend, insert, claim, clock, chance):
+    assert await backend.count_held() == {}
+    await insert(*(NewJob("shop:pay", priority=-n) for n in range(7)))
+    held = await claim(4)
+    await claim(2, engine="e2")
+    await backend.apply([transitions.start(held[0], clock.time)])
+    await backend.apply([transitions.finish(held[1], Completed(), None, clock.time, chance)])
+    assert await backend.count_held() == {"e1": 3, "e2": 2}
+
+
+async def test_a_backend_tells_if_and_only_if_it_can_be_listened_to(backend):
+    listening = asyncio.create_task(backend.listen(lambda: None))
+    ended, _ = await asyncio.wait([listening], timeout=0.5)
+    listening.cancel()
+    await asyncio.wait([listening])
+    assert backend.tells == (not ended)
