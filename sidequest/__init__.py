@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sidequest.app.sidequest import Sidequest
+    from sidequest.app.status import ClientStatus, DatabaseStatus, EngineStatus, Status, WakeUpStatus
+    from sidequest.backends.base import EngineRecord
     from sidequest.errors import (
         BackendUnavailable,
         ConfigError,
@@ -41,6 +43,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "sidequest.app.sidequest": ("Sidequest",),
+    "sidequest.app.status": ("ClientStatus", "DatabaseStatus", "EngineStatus", "Status", "WakeUpStatus"),
+    "sidequest.backends.base": ("EngineRecord",),
     "sidequest.errors": (
         "BackendUnavailable", "ConfigError", "DuplicateJob", "EngineStartError", "EngineUnreachable", "JobCanceled",
         "JobFailed", "JobNotFound", "JobStateError", "JobStopped", "NotSerializable", "PayloadError", "QueueNotFound",
@@ -57,11 +61,11 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "BackendUnavailable", "CancelAnswer", "Client", "ConfigError", "DuplicateJob", "EngineStartError", "EngineUnreachable",
-    "Fail", "Job", "JobCall", "JobCanceled", "JobContext", "JobDef", "JobError", "JobFailed", "JobHandle", "JobNotFound",
-    "JobRecord", "JobStateError", "JobStopped", "NotSerializable", "PayloadError", "Progress", "QueueNotFound", "QueueRecord",
-    "Retry", "SchemaMismatch", "Sidequest", "SidequestError", "Snooze", "State", "TooLarge", "__version__",
-    "call_by_name", "job",
+    "BackendUnavailable", "CancelAnswer", "Client", "ClientStatus", "ConfigError", "DatabaseStatus", "DuplicateJob",
+    "EngineRecord", "EngineStartError", "EngineStatus", "EngineUnreachable", "Fail", "Job", "JobCall", "JobCanceled",
+    "JobContext", "JobDef", "JobError", "JobFailed", "JobHandle", "JobNotFound", "JobRecord", "JobStateError", "JobStopped",
+    "NotSerializable", "PayloadError", "Progress", "QueueNotFound", "QueueRecord", "Retry", "SchemaMismatch", "Sidequest",
+    "SidequestError", "Snooze", "State", "Status", "TooLarge", "WakeUpStatus", "__version__", "call_by_name", "job",
 ]  # fmt: skip
 
 

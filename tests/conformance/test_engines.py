@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 from sidequest.backends.base import EngineRecord, Home, WorkerGroup
@@ -123,3 +124,21 @@ async def test_registering_again_takes_the_mark_away(backend):
 async def test_a_beat_may_be_given_little_time(backend):
     await backend.register_engine("e1", "h", 1, "1", "*")
     assert await backend.beat("e1", within=timedelta(seconds=5)) is True
+
+
+async def test_held_jobs_are_counted_by_engine(backend, insert, claim, clock, chance):
+    assert await backend.count_held() == {}
+    await insert(*(NewJob("shop:pay", priority=-n) for n in range(7)))
+    held = await claim(4)
+    await claim(2, engine="e2")
+    await backend.apply([transitions.start(held[0], clock.time)])
+    await backend.apply([transitions.finish(held[1], Completed(), None, clock.time, chance)])
+    assert await backend.count_held() == {"e1": 3, "e2": 2}
+
+
+async def test_a_backend_tells_if_and_only_if_it_can_be_listened_to(backend):
+    listening = asyncio.create_task(backend.listen(lambda: None))
+    ended, _ = await asyncio.wait([listening], timeout=0.5)
+    listening.cancel()
+    await asyncio.wait([listening])
+    assert backend.tells == (not ended)

@@ -20,6 +20,11 @@ TAKEN_OVER = 5.0
 """Seconds from the owner's death to another one's engine."""
 
 
+@pytest.fixture
+def database() -> str:
+    return "sqlite"
+
+
 @pytest.mark.parametrize("kind", SERVERS)
 async def test_all_workers_of_a_server_share_one_engine_which_each_of_them_can_call(
     kind: str, tmp_path: Path, url: str, mark: str
@@ -40,7 +45,7 @@ async def test_all_workers_of_a_server_share_one_engine_which_each_of_them_can_c
     await eventually(lambda: not marked_processes(mark), within=10)
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
 @pytest.mark.parametrize("kind", ["uvicorn-workers", "gunicorn"])
 async def test_another_worker_takes_over_when_the_owner_is_killed_and_every_job_ends(
     kind: str, tmp_path: Path, url: str, mark: str
@@ -97,15 +102,7 @@ async def test_a_server_that_ends_when_a_worker_is_killed_leaves_nothing(tmp_pat
     await eventually(lambda: not marked_processes(mark), within=12)
 
 
-async def test_a_killed_gunicorn_master_leaves_nothing(tmp_path: Path, url: str, mark: str) -> None:
-    async with hosted("gunicorn", tmp_path, url, mark) as host:
-        await host.everybody()
-        host.process.kill()  # its workers notice, and end
-        await host.ended()
-        await eventually(lambda: not marked_processes(mark), within=12)
-
-
-@pytest.mark.parametrize("kind", ["uvicorn-workers", "hypercorn"])
+@pytest.mark.parametrize("kind", SEVERAL)
 async def test_workers_that_outlive_their_killed_master_keep_their_one_engine_until_they_end(
     kind: str, tmp_path: Path, url: str, mark: str
 ) -> None:

@@ -1,6 +1,6 @@
 """THE STORE, on SQLite: one aiosqlite connection, and what SQLite's errors mean to us.
 
-An aiosqlite connection is a thread that keeps the process alive until it is closed: whoever gets
+An aiosqlite connection is a thread, of which something is left until it is closed: whoever gets
 a session from `connect` must close it, whatever happens.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import cast
 
 import aiosqlite
@@ -39,7 +40,12 @@ async def connect(path: str, busy_timeout: float) -> SqliteSession:
             failures.append(error)
             return sqlite3.connect(":memory:")
 
-    connection = await aiosqlite.Connection(open_file, iter_chunk_size=64)
+    opening = aiosqlite.Connection(open_file, iter_chunk_size=64)
+    # an app whose loop is torn down in the middle (Ctrl-C again and again) must be able to exit all the same;
+    # older releases of aiosqlite are the thread themselves
+    thread = cast("Thread", getattr(opening, "_thread", opening))
+    thread.daemon = True
+    connection = await opening
     if failures:
         await connection.close()
         raise _at_open(failures[0], path) from failures[0]
