@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 START_WAITS = (0.1, 0.5, 1.0, 2.0, 5.0)
 GIVE_UP_AFTER = 3
 """Workers that failed to start in a row before claimed jobs are given back."""
+SHUNNED_FOR = 60.0
+"""Seconds for which workers start without a module whose import has ended one."""
 CLOSE_WAIT = 2.0
 """Seconds after which a worker that was told to close is killed."""
 
@@ -50,6 +52,8 @@ class Crew:
         self._died = died
         self._memory = Memory(None if settings.engine == "inline" else settings.max_worker_memory, errands)
         self._lanes: list[Lane] = []
+        self._deadly: dict[str, tuple[float, str]] = {}
+        """Modules whose import has ended a worker: until when they are left out, and how it ended."""
         self._failed_starts = 0
         self._start_not_before = 0.0
         self._stopping = False
@@ -135,7 +139,7 @@ class Crew:
 
     async def _live(self, lane: Lane) -> None:
         try:
-            death = await lane.run(self._greeting)
+            death = await lane.run(self._greeting | {"shunned": self._shunned()})
         except Exception:  # no more processes or descriptors: a start that failed like any other
             logger.exception("a worker process could not be started")
             death = Death(None)
@@ -145,14 +149,24 @@ class Crew:
                 self.gone.set()
             self._tell()
         if lane.since_hello is None and not self._stopping:
-            self._start_failed(death)
+            self._start_failed(lane, death)
         self._died(lane, death)
 
-    def _start_failed(self, death: Death) -> None:
+    def _start_failed(self, lane: Lane, death: Death) -> None:
         self._failed_starts += 1
+        if lane.loading:
+            how = "importing it took too long" if death.killed_for == 0 else f"{death.describe()} while it imported this"
+            self._deadly[lane.loading] = (monotonic() + SHUNNED_FOR, how)
+            logger.error("importing %s ends workers, so they start without it for a while: %s", lane.loading, how)
         pause = START_WAITS[min(self._failed_starts, len(START_WAITS)) - 1]
         self._start_not_before = monotonic() + pause
         logger.error("a worker did not start: %s; next try in %g s", death.describe(), pause)
+
+    def _shunned(self) -> dict[str, str]:
+        """The modules whose import has just ended a worker: the jobs of all others must run."""
+        now = monotonic()
+        self._deadly = {module: (until, how) for module, (until, how) in self._deadly.items() if until > now}
+        return {module: how for module, (_, how) in self._deadly.items()}
 
     def _tell(self) -> None:
         self._changed([lane.link.pid for lane in self._lanes])

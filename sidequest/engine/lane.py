@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from sidequest.wire.messages import (
     read_ends,
     read_ids,
     read_progress,
+    read_spoiled,
     read_started,
 )
 
@@ -58,6 +59,8 @@ class LaneOwner(Protocol):
 
     def lane_returned(self, lane: Lane, ids: Iterable[int]) -> None: ...
 
+    def lane_spoiled(self, lane: Lane, ids: Sequence[int], found: Sequence[str]) -> None: ...
+
     def lane_progress(self, id: int, text: str) -> None: ...
 
     def lane_request(self, lane: Lane, request: dict[str, Any]) -> None: ...
@@ -90,6 +93,8 @@ class Lane:
     """When it started, last ended a job, or began to close (monotonic)."""
     since_hello: float | None = None
     """When its worker first said that it is ready; None: it has not come so far."""
+    loading: str = ""
+    """The module that its worker began to import last, before it said hello."""
     recalled: bool = False
     _asked: dict[int, asyncio.Future[str]] = field(default_factory=dict[int, "asyncio.Future[str]"])
     """Jobs whose stack somebody waits for."""
@@ -194,6 +199,10 @@ class Lane:
                 self.owner.lane_progress(*read_progress(payload))
             case Kind.REQUEST:
                 self.owner.lane_request(self, read_object(payload))
+            case Kind.LOADING:
+                self.loading = payload.decode("utf-8", "replace")
+            case Kind.SPOILED:
+                self.owner.lane_spoiled(self, *read_spoiled(payload))
             case Kind.STACK_SEEN:
                 self._told_stack(read_object(payload))
             case Kind.HELLO | Kind.CATALOGUE:

@@ -35,6 +35,7 @@ SHORT = 0.005
 LONGEST_QUEUE = 16
 CROWDED = 50
 """Async jobs in a lane from which on another lane is started."""
+MOST_SUSPECTS = 3
 TOLD_AFTER_US = 25_000
 STRANDED_AFTER_US = 50_000
 START_FAILED_WAIT = timedelta(seconds=30)
@@ -286,6 +287,17 @@ class Lanes:
             self._unstart(held)
         self.crew.end_its_share(lane)
         self.pump()
+
+    def lane_spoiled(self, lane: Lane, ids: Sequence[int], found: Sequence[str]) -> None:
+        """A job has left its worker in a state that others should not find: they get a new one."""
+        lane.retiring = True
+        if lane.role is Role.SYNC and len(lane.jobs) > 1 and not lane.recalled:
+            lane.recall()
+        jobs = [lane.jobs[id].job for id in ids if id in lane.jobs]
+        told = ", ".join(f"job {job.id} ({job.name})" for job in jobs[:MOST_SUSPECTS])
+        if len(ids) > len(jobs[:MOST_SUSPECTS]):
+            told = f"one of {len(ids)} jobs, the last of them {told}" if told else f"one of {len(ids)} jobs"
+        logger.warning("%s left worker %d spoiled: %s; it is replaced", told, lane.link.pid, "; ".join(found))
 
     def lane_progress(self, id: int, text: str) -> None:
         held = self.held.get(id)

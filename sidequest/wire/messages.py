@@ -26,13 +26,15 @@ from sidequest.jobs.outcome import (
     Stopped,
 )
 from sidequest.jobs.record import ClaimedJob, Progress
-from sidequest.wire.frames import BrokenFrame, Kind, pack
+from sidequest.wire.frames import BrokenFrame, Kind, pack, pack_json, read_json
 
 _RUN = struct.Struct("<qiiqqHHIII")
 _END = struct.Struct("<qBqqI")
 _STARTED = struct.Struct("<qq")
 _ID = struct.Struct("<q")
 _HALT = struct.Struct("<qB")
+LONGEST_FINDING = 300
+"""Characters of what was found in a spoiled worker; the rest is of no use to anybody."""
 
 
 class Role(StrEnum):
@@ -144,6 +146,17 @@ def pack_started(started: Iterable[tuple[int, int]]) -> bytes:
 def read_started(payload: bytes) -> Iterator[tuple[int, int]]:
     with _reading("starts", payload):
         return _STARTED.iter_unpack(payload)
+
+
+def pack_spoiled(ids: Iterable[int], found: Iterable[str]) -> bytes:
+    return pack_json(Kind.SPOILED, {"jobs": list(ids), "found": list(found)})
+
+
+def read_spoiled(payload: bytes) -> tuple[list[int], list[str]]:
+    """The jobs one of which has spoiled its worker, and what was found, in words."""
+    with _reading("findings", payload):
+        told = read_json(payload)
+        return [int(id) for id in told["jobs"]], [str(what)[:LONGEST_FINDING] for what in told["found"]]
 
 
 def pack_ids(kind: Kind, ids: Iterable[int]) -> bytes:

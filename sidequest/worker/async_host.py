@@ -18,13 +18,16 @@ from sidequest.jobs.client import Client, using
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Errored, JobError, Outcome
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack, pack_json, read_json
-from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, pack_started, read_halt, read_ids, read_run
+from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, pack_spoiled, pack_started, read_halt, read_ids, read_run
 from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import end_with_engine
 from sidequest.worker.client import WorkerClient
+from sidequest.worker.hygiene import Hygiene
 from sidequest.worker.loading import Loader, describe
 
+CHECK_EVERY = 256
+"""Jobs after which it is looked at what they left behind, also while others run."""
 TELL_STARTED = 0.05
 """Jobs that run longer than this are reported as started, with their true start."""
 
@@ -33,7 +36,13 @@ class AsyncHost:
     """Runs what `handle` brings, each job a task; sends ends once per turn of the loop."""
 
     def __init__(
-        self, send: Callable[[bytes], None], word: Array[Any] | None, loader: Loader, client: Client, reporter: Reporter
+        self,
+        send: Callable[[bytes], None],
+        word: Array[Any] | None,
+        loader: Loader,
+        client: Client,
+        reporter: Reporter,
+        hygiene: Hygiene | None = None,
     ) -> None:
         self._send = send
         self._word = word
@@ -45,6 +54,9 @@ class AsyncHost:
         self._untold: dict[int, int] = {}
         self._shutting_down = False
         self._steps = count(1)
+        self._hygiene = hygiene
+        self._unchecked: list[int] = []
+        """Jobs that have ended since the last look at what they left behind."""
         self._loop = asyncio.get_running_loop()
         self.closed = asyncio.Event()
 
@@ -145,11 +157,24 @@ class AsyncHost:
         if not self._ends:
             self._loop.call_soon(self._flush)
         self._ends.append(pack_end(end))
+        self._unchecked.append(end.id)
 
     def _flush(self) -> None:
         ends, self._ends = self._ends, []
-        self._send(pack(Kind.ENDS, b"".join(ends)))
+        self._send(self._spoiled() + pack(Kind.ENDS, b"".join(ends)))
         failpoints.hit("worker.after_send")
+
+    def _spoiled(self) -> bytes:
+        """A frame that says what was left behind; it comes before the ends, so that no other job comes into that."""
+        idle = not self._running
+        if not idle and len(self._unchecked) < CHECK_EVERY:
+            return b""
+        suspects, self._unchecked = self._unchecked, []
+        found = [] if self._hygiene is None else self._hygiene.check(nothing_runs=idle)
+        if not found:
+            return b""
+        self._hygiene = None  # said once; this worker gets no more jobs
+        return pack_spoiled(suspects, found)
 
     def _tell_started(self) -> None:
         """What has started and is still running; what has not had its first step is told next time."""

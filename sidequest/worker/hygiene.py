@@ -7,6 +7,7 @@ and comes again in every worker, so that alone spoils nothing.
 
 from __future__ import annotations
 
+import _signal
 import os
 import resource
 import signal
@@ -18,9 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-LIMITS = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
-SIGNALS = sorted(signal.valid_signals())
-CHILDREN = Path("/proc/self/task")
+LIMITS = {
+    name: getattr(resource, name)
+    for name in ("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_NPROC")
+    if hasattr(resource, name)
+}
+SIGNALS = sorted(map(int, signal.valid_signals()))
+TASKS = f"/proc/{os.getpid()}/task"
 MOST_FINDINGS = 10
 
 
@@ -39,9 +44,12 @@ class Hygiene:
 
     def check(self, *, nothing_runs: bool = True) -> list[str]:
         """What is not as it was, in words; nothing when all is well. Threads and children of jobs that run are their own."""
-        found = [*self._settings(), *self._variables()]
-        if nothing_runs:
-            found += self._left_running()
+        try:
+            found = [*self._settings(), *self._variables()]
+            if nothing_runs:
+                found += self._left_running()
+        except Exception as error:  # the job has replaced what this is made of
+            return [f"it cannot be looked at ({type(error).__name__})"]
         return found[:MOST_FINDINGS]
 
     def _settings(self) -> Iterator[str]:
@@ -98,7 +106,7 @@ def _umask() -> int:
 
 
 def _handlers() -> list[Any]:
-    return [signal.getsignal(number) for number in SIGNALS]
+    return [_signal.getsignal(number) for number in SIGNALS]  # without the enums of `signal`: ten times as fast
 
 
 def _limits() -> list[tuple[int, int]]:
@@ -114,8 +122,12 @@ def _environment() -> dict[Any, Any]:
 def _children() -> Iterator[int]:
     """The processes that this one has started and that are still its children; Linux only."""
     with suppress(OSError, ValueError):
-        for task in os.listdir(CHILDREN):  # noqa: PTH208 - three times as fast
-            yield from map(int, (CHILDREN / task / "children").read_text().split())
+        for task in os.listdir(TASKS):  # noqa: PTH208 - three times as fast
+            file = os.open(f"{TASKS}/{task}/children", os.O_RDONLY)
+            try:
+                yield from map(int, os.read(file, 65_536).split())
+            finally:
+                os.close(file)
 
 
 def _is_dead(pid: int) -> bool:

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.machinery import SourceFileLoader
 
 from sidequest.jobs.definition import Definition, registry
@@ -23,23 +23,34 @@ class StartedInWorker(RuntimeError):
     """The app's module started Sidequest while a worker imported it."""
 
 
+class ImportRefused(ImportError):
+    """Importing this module has just ended another worker."""
+
+
 class Loader:
     """The modules of this worker, and why those that could not be imported could not."""
 
-    def __init__(self, modules: Iterable[str], script: Script | None) -> None:
+    def __init__(
+        self,
+        modules: Iterable[str],
+        script: Script | None,
+        shunned: Mapping[str, str] | None = None,
+        announce: Callable[[str], None] = lambda module: None,
+    ) -> None:
+        """`shunned` are not imported, for the reasons given; of the others, `announce` is told before each import."""
         self._modules = list(dict.fromkeys(modules))
         self._script = script
+        self._announce = announce
         self._roots = {module.partition(".")[0] for module in self._modules}
-        self._tried: set[str] = set()
-        self.broken: dict[str, BaseException] = {}
+        self.broken: dict[str, BaseException] = {module: ImportRefused(why) for module, why in (shunned or {}).items()}
+        self._tried = set(self.broken)
         self.changed = False
         """Whether modules were tried since the last catalogue."""
 
     def load_all(self) -> None:
         """Import everything that the app named; what fails is kept in `broken`."""
-        if self._script is not None:
-            self._load(self._script.name)
-        for module in self._modules:
+        for module in ([self._script.name] if self._script is not None else []) + self._modules:
+            self._announce(module)
             self._load(module)
 
     def extend(self, modules: Iterable[str], path: list[str]) -> None:

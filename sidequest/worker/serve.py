@@ -29,11 +29,12 @@ from sidequest.clock import monotonic
 from sidequest.config import read_job_defaults
 from sidequest.jobs import client as clients
 from sidequest.jobs.naming import Script
-from sidequest.wire.frames import Kind, read_json
+from sidequest.wire.frames import Kind, pack, read_json
 from sidequest.wire.messages import Role
 from sidequest.worker.async_host import AsyncHost, HostProtocol
 from sidequest.worker.channel import Channel
 from sidequest.worker.client import WorkerClient
+from sidequest.worker.hygiene import Hygiene
 from sidequest.worker.loading import Loader
 from sidequest.worker.reporting import FrameReporter
 from sidequest.worker.sync_host import SyncHost
@@ -90,7 +91,10 @@ def serve() -> None:
     send = _Redirect(frames.send)
     client = WorkerClient(send, read_job_defaults(start["job_defaults"]))
     clients.attach(client)
-    loader = Loader(start["modules"], Script(**start["script"]) if start["script"] else None)
+    loader = Loader(
+        start["modules"], Script(**start["script"]) if start["script"] else None, start["shunned"],
+        lambda module: frames.send(pack(Kind.LOADING, module.encode("utf-8", "replace"))),
+    )  # fmt: skip
     loader.load_all()
     failpoints.hit("worker.before_hello")
     frames.send(loader.catalogue(Kind.HELLO))
@@ -111,7 +115,7 @@ async def _serve_async(
 ) -> None:
     loop = asyncio.get_running_loop()
     thread = threading.get_ident()
-    host = AsyncHost(send, word, loader, client, reporter)
+    host = AsyncHost(send, word, loader, client, reporter, Hygiene())
     protocol = HostProtocol(frames.splitter, host)
     frames.socket.setblocking(False)
     transport, _ = await loop.connect_accepted_socket(lambda: protocol, frames.socket)

@@ -6,7 +6,6 @@ second thread reads the channel, so that a stop, a recall or a reply arrives whi
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 import threading
@@ -22,15 +21,19 @@ from sidequest.errors import JobStopped
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Outcome
 from sidequest.wire.frames import Kind, pack, pack_json, read_json
-from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, read_halt, read_ids, read_run
+from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, pack_spoiled, read_halt, read_ids, read_run
 from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import Channel
 from sidequest.worker.client import WorkerClient
+from sidequest.worker.hygiene import Hygiene
 from sidequest.worker.loading import Loader
+from sidequest.worker.lone_loop import LoneLoop
 
 STOP_SIGNAL = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 """A real-time signal where there are some: hardly any library takes one of those for itself."""
+CHECK_EVERY = 64
+"""Jobs in a row after which it is looked at what they left behind, also while others wait."""
 GLANCE = 0.05
 """How often the reading thread looks whether a timeout was reached: its precision, in seconds."""
 
@@ -52,12 +55,17 @@ class SyncHost:
         self._timed_out = 0  # … and that are done (written by the main thread)
         self._stops: dict[int, StopReason] = {}
         self._shutting_down = False
+        self._hygiene: Hygiene | None = None
+        self._unchecked: list[int] = []
+        """Jobs that have ended since the last look at what they left behind."""
+        self._lone_loop: LoneLoop | None = None
 
     def run(self) -> None:
         """Serve until the engine closes the channel's frames with CLOSE."""
         signal.signal(STOP_SIGNAL, self._interrupt)
         reader = threading.Thread(target=self._read, name="sidequest-reader", daemon=True)
         reader.start()
+        self._hygiene = Hygiene()
         while (attempt := self._inbox.get()) is not None:
             self._attempt(attempt)
 
@@ -69,13 +77,33 @@ class SyncHost:
         outcome = self._outcome(attempt)
         _flush_output()
         failpoints.hit("worker.after_run")
+        self._unchecked.append(attempt.id)
+        spoiled = self._spoiled()
         end = pack_end(End(attempt.id, outcome, started_us, epoch_us()))
-        self._channel.send(pack(Kind.ENDS, end))
+        self._channel.send(spoiled + pack(Kind.ENDS, end))
         failpoints.hit("worker.after_send")
         self._word[0] = 0
+        if self._lone_loop is not None:
+            self._lone_loop.close()
+            self._lone_loop = None
         self._timed_out += attempt.timeout_ms is not None
         if self._loader.changed:
             self._channel.send(self._loader.catalogue(Kind.CATALOGUE))
+
+    def _spoiled(self) -> bytes:
+        """A frame that says what was left behind; it comes before the end, so that no other job comes into that.
+
+        Not after every one of several short jobs in a row: looking takes as long as some of them.
+        """
+        found = [] if self._lone_loop is None else self._lone_loop.left_running()
+        if self._hygiene is None or not (found or self._inbox.empty() or len(self._unchecked) >= CHECK_EVERY):
+            return b""
+        found += self._hygiene.check()
+        suspects, self._unchecked = self._unchecked, []
+        if not found:
+            return b""
+        self._hygiene = None  # said once; this worker gets no more jobs
+        return pack_spoiled(suspects, found)
 
     def _outcome(self, attempt: Attempt) -> Outcome:
         prepared = prepare(attempt, self._loader, self._reporter, self._client)
@@ -99,7 +127,8 @@ class SyncHost:
                 raise JobStopped(call.stop.describe())
             value = call.run()
             if call.definition.is_async:
-                value = asyncio.run(value)
+                self._lone_loop = LoneLoop()
+                value = self._lone_loop.run(value)
             self._interruptible = False
         except BaseException as error:
             self._interruptible = False

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from sidequest import JobHandle, Sidequest, State, call_by_name
+from sidequest.wire.frames import Kind
 from tests.integration import abusive_jobs as jobs
 from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import eventually
@@ -36,15 +37,16 @@ async def sq(start: StartSidequest) -> Sidequest:
 @asynccontextmanager
 async def neighbours(sq: Sidequest, seconds: float = 0.8) -> AsyncIterator[None]:
     """Healthy jobs of both kinds beside what happens in the block: each must end at its first attempt, in this engine."""
-    engine = sq._process.pid if sq._process else None
+    engine = _engine(sq)
     handles = [await sq.enqueue(call) for call in (jobs.healthy.call(seconds), jobs.healthy_sync.call(seconds))]
-    await eventually(lambda: _running(sq, 2))
+    for handle in handles:
+        await eventually(lambda handle=handle: _begun(handle))
     yield
     for handle in handles:
         await handle.result(timeout=20)
         record = await handle.refresh()
         assert (record.attempt, record.crashes, record.interrupts, record.errors) == (1, 0, 0, ())
-    assert (sq._process.pid if sq._process else None) == engine, "the engine died"
+    assert _engine(sq) == engine, "the engine died"
 
 
 async def verdict(handle: JobHandle[object], within: float = 20) -> tuple[State, int, int, str, str, str]:
@@ -126,8 +128,7 @@ async def test_a_job_that_closes_its_output_harms_nobody(sq: Sidequest) -> None:
 
 
 async def test_a_hundred_megabytes_of_output_hold_up_neither_job_nor_engine(sq: Sidequest) -> None:
-    assert sq._process is not None
-    before = _resident(sq._process.pid)
+    before = _resident(_engine(sq))
     async with neighbours(sq, 3):
         handle = await sq.enqueue(jobs.floods.call(100))
         worst = 0.0
@@ -141,10 +142,17 @@ async def test_a_hundred_megabytes_of_output_hold_up_neither_job_nor_engine(sq: 
     assert record.finished_at is not None
     assert (record.finished_at - record.started_at).total_seconds() < 10
     assert worst < 1
-    assert _resident(sq._process.pid) - before < 50_000_000
+    assert _resident(_engine(sq)) - before < 50_000_000
 
 
-@pytest.mark.parametrize("data", ["ff" * 16, struct.pack("<IB", 2, 61).hex() + "0000", struct.pack("<IB", 9, 63).hex() + "7b" * 9])
+GARBAGE = {
+    "no frame": b"\xff" * 16,
+    "no ends": struct.pack("<IB", 2, Kind.ENDS) + b"\0\0",
+    "no request": struct.pack("<IB", 9, Kind.REQUEST) + b"{" * 9,
+}
+
+
+@pytest.mark.parametrize("data", [data.hex() for data in GARBAGE.values()], ids=list(GARBAGE))
 async def test_garbage_in_its_channel_is_the_jobs_own_crash(sq: Sidequest, data: str) -> None:
     message = "the worker process was killed: what came through its channel was no message of ours"
     async with neighbours(sq):
@@ -160,24 +168,25 @@ async def test_half_a_message_in_its_channel_is_the_jobs_own_crash(sq: Sidequest
 # What is returned and raised
 
 
-@pytest.mark.parametrize(
-    ("what", "type", "words"),
-    [
-        ("unpicklable", "NotSerializable", "Unpicklable"),
-        ("hostile", "NotSerializable", "Hostile"),
-        ("lock", "NotSerializable", "lock"),
-        ("nan", "NotSerializable", r"$.a[1]"),
-        ("surrogate", "NotSerializable", r"$.a"),
-        ("cyclic", "NotSerializable", "$"),
-        ("50 MB", "TooLarge", "1,048,576"),
-        ("generator", "NotSerializable", "generator"),
-    ],
-)
-async def test_what_cannot_be_stored_fails_at_once_and_says_why(sq: Sidequest, what: str, type: str, words: str) -> None:
+RETURNED = {
+    "unpicklable": ("NotSerializable", "Unpicklable"),
+    "hostile": ("NotSerializable", "Hostile"),
+    "lock": ("NotSerializable", "lock"),
+    "nan": ("NotSerializable", "$.a[1]"),
+    "surrogate": ("NotSerializable", "$.a"),
+    "cyclic": ("NotSerializable", "$"),
+    "50 MB": ("TooLarge", "1,048,576"),
+    "generator": ("NotSerializable", "generator"),
+}
+
+
+async def test_what_cannot_be_stored_fails_at_once_and_says_why(sq: Sidequest) -> None:
     async with neighbours(sq):
-        *told, message = await verdict(await sq.enqueue(jobs.returns.call(what), max_attempts=3))
-        assert told == list(error(type, "", "result"))[:-1]
-        assert words in message
+        handles = {what: await sq.enqueue(jobs.returns.call(what), max_attempts=3) for what in RETURNED}
+        for what, (type, words) in RETURNED.items():
+            *told, message = await verdict(handles[what])
+            assert told == list(error(type, "", "result"))[:-1], what
+            assert words in message
 
 
 RAISED = {
@@ -190,24 +199,24 @@ RAISED = {
     "GeneratorExit": ("GeneratorExit", "leave"),
     "SystemExit": ("SystemExit", "bye"),
     "BaseException": ("BaseException", "base"),
-    "surrogate": ("ValueError", "?"),
-    "long": ("ValueError", None),
+    "surrogate": ("ValueError", "\\ud800"),
+    "long": ("ValueError", f"{'x' * 3_999}…"),
 }
+STOP = {"sync": ("StopIteration", "enough"), "async": ("RuntimeError", "coroutine raised StopIteration")}
 
 
-@pytest.mark.parametrize("what", [*RAISED, "unpicklable", "StopIteration"])
-@pytest.mark.parametrize("definition", [jobs.raises, jobs.raises_async], ids=["sync", "async"])
-async def test_whatever_a_job_raises_is_its_error_and_nothing_more(sq: Sidequest, definition: object, what: str) -> None:
-    async with neighbours(sq, 0.3):
-        state, attempt, crashes, kind, type, message = await verdict(await definition.enqueue(what))  # type: ignore[attr-defined]
-        assert (state, attempt, crashes, kind) == (State.FAILED, 1, 0, "error")
-        if what == "StopIteration":  # a coroutine cannot raise that: Python makes it a RuntimeError
-            assert type in ("StopIteration", "RuntimeError")
-        elif what == "unpicklable":
-            assert (type, "Unpicklable" in message) == ("ValueError", True)
-        else:
-            expected = RAISED[what]
-            assert (type, expected[1] and message) == expected
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_whatever_a_job_raises_is_its_error_and_nothing_more(sq: Sidequest, kind: str) -> None:
+    definition = jobs.raises if kind == "sync" else jobs.raises_async
+    expected = RAISED | {"StopIteration": STOP[kind]}
+    async with neighbours(sq):
+        unpicklable = await definition.enqueue("unpicklable")
+        handles = {what: await definition.enqueue(what) for what in expected}
+        assert {what: await verdict(handle) for what, handle in handles.items()} == {
+            what: error(type, message) for what, (type, message) in expected.items()
+        }
+        *told, message = await verdict(unpicklable)
+        assert (told, "Unpicklable" in message) == (list(error("ValueError", ""))[:-1], True)
 
 
 async def test_endless_recursion_is_an_error_that_can_be_read(sq: Sidequest) -> None:
@@ -240,8 +249,217 @@ async def test_what_a_sync_job_leaves_running_does_not_hold_up_a_stop(url: str, 
     assert time.monotonic() - began < 6
 
 
-async def _running(sq: Sidequest, count: int) -> bool:
-    return (await sq.jobs.count())[State.RUNNING] >= count
+# What is found by the next one
+
+
+CHANGES = {
+    "cwd": "the working directory is /",
+    "gone": "the working directory is gone",
+    "umask": "the umask is 0777",
+    "environment": "the environment variable POISON was changed",
+    "variable": "the environment variable PATH was changed",
+    "signals": "SIGTERM has another handler",
+    "alarm": "an interval timer is set",
+    "limit": "RLIMIT_NOFILE is 100",
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_a_worker_that_a_job_has_changed_is_replaced(
+    start: StartSidequest, what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sq = await start(max_workers=2, modules=[MODULE])
+    async with neighbours(sq, 0.3):
+        before = await (await sq.enqueue(jobs.surroundings.call())).result(timeout=10)
+        path = str(tmp_path / "gone") if what == "gone" else "/"
+        handle = await sq.enqueue(jobs.changes.call(what, path))
+        pid = await handle.result(timeout=10)
+        after = await (await sq.enqueue(jobs.surroundings.call())).result(timeout=10)
+    assert (after[0] != pid, after[1:]) == (True, before[1:])
+    told = f"job {handle.id} ({MODULE}:changes) left worker {pid} spoiled: {CHANGES[what]}; it is replaced"
+    await _logged(capfd, told)
+
+
+@pytest.mark.parametrize(
+    ("definition", "words"),
+    [
+        (jobs.leaks_a_thread, "the thread 'left-behind' still runs"),
+        (jobs.leaves_a_subprocess, "still runs"),
+        (jobs.closes_stdout, "stdout is closed; stderr is closed"),
+    ],
+)
+async def test_a_worker_in_which_a_job_has_left_something_running_is_replaced(
+    sq: Sidequest, definition: object, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with neighbours(sq):
+        handle = await definition.enqueue()  # type: ignore[attr-defined]
+        pid = await handle.result(timeout=10)
+        assert (await (await sq.enqueue(jobs.surroundings.call())).result(timeout=10))[0] != pid
+    await _logged(capfd, words)
+    await eventually(lambda: not _alive(pid))
+
+
+async def test_a_shared_worker_that_an_async_job_has_changed_is_replaced_when_its_jobs_have_ended(
+    start: StartSidequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sq = await start(max_workers=2, modules=[MODULE])
+    handle = await sq.enqueue(jobs.changes_async.call("/"))
+    pid = await handle.result(timeout=10)
+    await _logged(capfd, f"job {handle.id} ({MODULE}:changes_async) left worker {pid} spoiled: the working directory is /")
+    assert await (await sq.enqueue(jobs.healthy.call(0))).result(timeout=10) != pid
+
+
+async def test_a_clean_job_does_not_cost_its_worker(sq: Sidequest) -> None:
+    pids = {await (await sq.enqueue(jobs.healthy_sync.call(0))).result(timeout=10) for _ in range(5)}
+    assert len(pids) == 1
+
+
+@pytest.mark.parametrize(("name", "spoiled"), [("leaks_a_task", True), ("leaks_a_thread", True), ("uses_a_thread", False)])
+async def test_an_async_job_of_unknown_kind_is_held_back_by_nothing_that_it_leaves_running(
+    sq: Sidequest, name: str, spoiled: bool
+) -> None:
+    async with neighbours(sq):
+        began = time.monotonic()
+        pid = await (await sq.enqueue(call_by_name(f"tests.integration.lazy_jobs:{name}"))).result(timeout=10)
+        assert time.monotonic() - began < 1.5
+        next_pid = await (await sq.enqueue(jobs.healthy_sync.call(0))).result(timeout=10)
+        assert (next_pid != pid) == spoiled
+        assert time.monotonic() - began < 2
+    if spoiled:
+        await eventually(lambda: not _alive(pid))
+
+
+# Imports
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import os; os._exit(3)", "the worker process exited with code 3 while it imported this"),
+        ("while True: pass", "importing it took too long"),
+        ("import sys; sys.exit('no')", "SystemExit: no"),
+    ],
+)
+async def test_a_module_whose_import_ends_workers_harms_only_its_own_jobs(
+    start: StartSidequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    (tmp_path / "bad_shop.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sq = await start(max_workers=4, modules=[MODULE, "bad_shop"], worker_start_timeout=2)
+    async with neighbours(sq):
+        handle = await sq.enqueue(call_by_name("bad_shop:send"), max_attempts=1)
+        state, attempt, crashes, kind, _, message = await verdict(handle)
+        assert (state, attempt, crashes, kind) == (State.FAILED, 1, 0, "import")
+        assert message.startswith("bad_shop cannot be imported: ")
+        assert words in message
+
+
+# Memory and loops
+
+
+async def test_a_job_that_takes_twice_the_memory_is_killed_and_told_how_much_it_was(start: StartSidequest) -> None:
+    sq = await start(max_workers=3, modules=[MODULE], max_worker_memory=150_000_000)
+    async with neighbours(sq, 2):
+        told = await verdict(await sq.enqueue(jobs.balloons.call(1_000)))
+    assert told[:-1] == crash("")[:-1]
+    found = re.fullmatch(
+        r"the worker process was killed: it used (\d+) MB, more than twice max_worker_memory \(150 MB\)", told[-1]
+    )
+    assert found is not None, told
+    assert 300 <= int(found[1]) < 700
+
+
+async def test_a_worker_that_has_grown_is_replaced_when_its_jobs_have_ended(start: StartSidequest) -> None:
+    sq = await start(max_workers=3, modules=[MODULE], max_worker_memory=150_000_000)
+    handle = await sq.enqueue(jobs.healthy.call(1.0))
+    await eventually(lambda: _begun(handle))
+    grown = await (await sq.enqueue(jobs.grows.call(120))).result(timeout=10)
+    assert await (await sq.enqueue(jobs.healthy.call(0))).result(timeout=10) != grown
+    assert await handle.result(timeout=10) == grown
+    assert (await handle.refresh()).attempt == 1
+    await eventually(lambda: not _alive(grown))
+
+
+async def test_the_kernel_would_rather_take_a_worker_than_the_engine(sq: Sidequest) -> None:
+    pid = await (await sq.enqueue(jobs.healthy_sync.call(0))).result(timeout=10)
+    assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) >= 500
+    assert int(Path(f"/proc/{_engine(sq)}/oom_score_adj").read_text()) < 500
+
+
+async def test_a_job_that_blocks_its_loop_is_named_and_others_run_elsewhere(
+    sq: Sidequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    neighbour = await sq.enqueue(jobs.healthy.call(3))
+    await eventually(lambda: _begun(neighbour))
+    handle = await sq.enqueue(jobs.blocks_the_loop.call(4))
+    told = await _logged(capfd, f"job {handle.id} ({MODULE}:blocks_the_loop) blocks the event loop of worker")
+    assert "1 other jobs there wait for it" in told
+    began = time.monotonic()
+    await (await sq.enqueue(jobs.healthy.call(0))).result(timeout=10)
+    assert time.monotonic() - began < 2, "it waited for the loop that is blocked"
+    assert "in blocks_the_loop" in told + await _logged(capfd, "")
+    for each in (handle, neighbour):
+        assert await each.wait(timeout=10) is State.COMPLETED
+    assert "blocks the event loop" not in await _logged(capfd, "")
+
+
+# Output
+
+
+async def test_what_a_job_prints_is_logged_with_its_name_once(sq: Sidequest, capfd: pytest.CaptureFixture[str]) -> None:
+    handle = await sq.enqueue(jobs.speaks.call())
+    await handle.wait(timeout=10)
+    told = await _logged(capfd, "out of stock")
+    lines = [line.partition(f", job {handle.id} ({MODULE}:speaks): ")[2] for line in told.splitlines()]
+    assert sorted(filter(None, lines)) == sorted(
+        ["to stdout", "to stderr", "from a child", "\\xff", "WARNING shop: out of stock"]
+    )
+
+
+async def test_an_app_whose_stderr_nobody_reads_has_an_engine_that_works(url: str, mark: str) -> None:
+    reader, writer = os.pipe()
+    keep = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        async with Sidequest(url, max_workers=3, modules=[MODULE]) as sq:
+            await (await sq.enqueue(jobs.floods.call(1))).result(timeout=10)
+            for _ in range(8):  # each second of this is more than a pipe holds
+                handle = await sq.enqueue(jobs.floods.call(1))
+                await handle.result(timeout=10)
+                await asyncio.sleep(0.3)
+            async with neighbours(sq):
+                began = time.monotonic()
+                await (await sq.enqueue(jobs.healthy.call(0))).result(timeout=10)
+                assert time.monotonic() - began < 1
+            os.set_blocking(reader, False)
+            assert len(os.read(reader, 1_000_000)) > 60_000, "the pipe was full"
+    finally:
+        os.dup2(keep, 2)
+        for end in (reader, writer, keep):
+            os.close(end)
+
+
+async def _logged(capfd: pytest.CaptureFixture[str], words: str) -> str:
+    """What the engine has logged since the last time, as soon as these words are in it."""
+    told = ""
+
+    def there() -> bool:
+        nonlocal told
+        told += capfd.readouterr().err
+        return words in told
+
+    await eventually(there)
+    return told
+
+
+async def _begun(handle: JobHandle[object]) -> bool:
+    return (await handle.refresh()).started_at is not None
+
+
+def _engine(sq: Sidequest) -> int:
+    assert sq._process is not None
+    assert sq._process.pid is not None
+    return sq._process.pid
 
 
 def _alive(pid: int) -> bool:
@@ -251,11 +469,8 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _resident(pid: int | None) -> int:
+def _resident(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) * 1024
-
-
-_ = (asyncio, call_by_name)
