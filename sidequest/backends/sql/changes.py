@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -43,9 +43,9 @@ def guard(shape: Shape) -> str:
     return f"state IN ({listed(shape.before)}){not_canceled}"
 
 
-def listed(states: Iterable[State]) -> str:
-    """The states as SQL literals with commas in between."""
-    return ", ".join(f"'{state.value}'" for state in states)
+def listed(states: Collection[State]) -> str:
+    """The states as SQL literals with commas in between, always in the same order: so a statement is always the same."""
+    return ", ".join(f"'{state.value}'" for state in State if state in states)
 
 
 def rows_of(changes: Sequence[Change], now: datetime, to_column: ToColumn) -> Sequence[dict[str, Any]]:
