@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sidequest.app.sidequest import Sidequest
     from sidequest.errors import (
+        BackendFull,
         BackendUnavailable,
         ConfigError,
         DuplicateJob,
@@ -41,7 +42,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "sidequest.app.sidequest": ("Sidequest",),
     "sidequest.errors": (
-        "BackendUnavailable", "ConfigError", "DuplicateJob", "EngineStartError", "JobCanceled", "JobFailed",
+        "BackendFull", "BackendUnavailable", "ConfigError", "DuplicateJob", "EngineStartError", "JobCanceled", "JobFailed",
         "JobNotFound", "JobStateError", "JobStopped", "NotSerializable", "PayloadError", "QueueNotFound",
         "SchemaMismatch", "SidequestError", "TooLarge",
     ),
@@ -56,8 +57,8 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "BackendUnavailable", "CancelAnswer", "Client", "ConfigError", "DuplicateJob", "EngineStartError", "Fail", "Job",
-    "JobCall", "JobCanceled", "JobContext", "JobDef", "JobError", "JobFailed", "JobHandle", "JobNotFound", "JobRecord",
+    "BackendFull", "BackendUnavailable", "CancelAnswer", "Client", "ConfigError", "DuplicateJob", "EngineStartError", "Fail",
+    "Job", "JobCall", "JobCanceled", "JobContext", "JobDef", "JobError", "JobFailed", "JobHandle", "JobNotFound", "JobRecord",
     "JobStateError", "JobStopped", "NotSerializable", "PayloadError", "Progress", "QueueNotFound", "QueueRecord",
     "Retry", "SchemaMismatch", "Sidequest", "SidequestError", "Snooze", "State", "TooLarge", "__version__",
     "call_by_name", "job",
