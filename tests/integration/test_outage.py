@@ -103,7 +103,7 @@ async def test_with_kill_jobs_are_stopped_before_the_lease_ends_and_run_again(st
     handle = await sq.enqueue(place.job("a"))
     await place.started("a")
     await eventually(lambda: _runs(handle))
-    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.stop)
     await asyncio.sleep(1.2 * SHORT["lease_life"])
     await asyncio.to_thread(server.start)
     await place.started("a", times=2)
@@ -128,7 +128,7 @@ async def test_what_ended_in_an_outage_is_not_run_again_when_the_engine_is_kille
     async with Sidequest(url, engine="off") as client:
         ids = [(await client.enqueue(place.job(f"job {n}"))).id for n in range(5)]
         await place.started(*(f"job {n}" for n in range(5)))
-    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.stop)
     place.open()
     await eventually(lambda: _lines(place) == 5)
     place.kill_all()
@@ -148,7 +148,7 @@ async def test_what_ended_in_an_outage_is_not_run_again_when_the_engine_is_stopp
     async with Sidequest(url, spool=str(place.spool), shutdown_timeout=1) as sq:
         ids = [(await sq.enqueue(place.job(f"job {n}"))).id for n in range(3)]
         await place.started(*(f"job {n}" for n in range(3)))
-        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.stop)
         place.open()
         await eventually(lambda: all(place.shape(f"job {n}") == "+-" for n in range(3)))
     await asyncio.to_thread(server.start)
@@ -162,7 +162,7 @@ async def test_an_engine_that_lives_through_an_outage_leaves_no_spool(start, ser
     sq: Sidequest = await start(**QUICK, spool=str(place.spool))
     handle = await sq.enqueue(place.job("a"))
     await place.started("a")
-    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.stop)
     place.open()
     await eventually(lambda: _lines(place) == 1)
     await asyncio.to_thread(server.start)
@@ -278,11 +278,10 @@ async def test_ends_are_kept_while_the_disk_is_full_and_written_when_it_is_not(
 
 async def _fill(sq: Sidequest, ballast: Path) -> None:
     """Leave no room, then enqueue until that is noticed."""
-    with ballast.open("wb") as file:
+    with ballast.open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(b"\0" * 4096)
-                file.flush()
         except OSError:
             pass
     for _ in range(2_000):

@@ -259,14 +259,14 @@ MUTANTS: Sequence[Mutant] = (
     # Engines
     statements(
         name="a forgotten engine's heart goes on beating",
-        before='"now": self.to_column(self.now())}) == 1',
-        after='"now": self.to_column(self.now())}) >= 0',
+        before="session.execute(statement, values), timedelta(0))) == 1",
+        after="session.execute(statement, values), timedelta(0))) >= 0",
         seen_by="test_engines.py::test_a_forgotten_engine_is_told_at_its_next_beat",
     ),
     statements(
         name="one engine's beat raises all",
-        before="heartbeat_at = :now WHERE id = :id",
-        after="heartbeat_at = :now WHERE id >= :id",
+        before='f"WHERE id = :id AND given_up_by IS NULL"',
+        after='f"WHERE id >= :id AND given_up_by IS NULL"',
         seen_by="test_engines.py::test_a_beat_raises_the_counter_and_notes_the_time",
     ),
     statements(
