@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sidequest.app.status import ClientStatus, DatabaseStatus, EngineStatus, Status, WakeUpStatus
     from sidequest.backends.base import EngineRecord
     from sidequest.errors import (
+        BackendFull,
         BackendUnavailable,
         ConfigError,
         DuplicateJob,
@@ -46,8 +47,9 @@ _HOMES = {
     "sidequest.app.status": ("ClientStatus", "DatabaseStatus", "EngineStatus", "Status", "WakeUpStatus"),
     "sidequest.backends.base": ("EngineRecord",),
     "sidequest.errors": (
-        "BackendUnavailable", "ConfigError", "DuplicateJob", "EngineStartError", "EngineUnreachable", "JobCanceled",
-        "JobFailed", "JobNotFound", "JobStateError", "JobStopped", "NotSerializable", "PayloadError", "QueueNotFound",
+        "BackendFull", "BackendUnavailable", "ConfigError", "DuplicateJob", "EngineStartError", "EngineUnreachable",
+        "JobCanceled", "JobFailed", "JobNotFound", "JobStateError", "JobStopped", "NotSerializable", "PayloadError",
+        "QueueNotFound",
         "SchemaMismatch", "SidequestError", "TooLarge",
     ),
     "sidequest.jobs.client": ("CancelAnswer", "Client", "JobCall", "JobHandle"),
@@ -61,11 +63,12 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "BackendUnavailable", "CancelAnswer", "Client", "ClientStatus", "ConfigError", "DatabaseStatus", "DuplicateJob",
-    "EngineRecord", "EngineStartError", "EngineStatus", "EngineUnreachable", "Fail", "Job", "JobCall", "JobCanceled",
-    "JobContext", "JobDef", "JobError", "JobFailed", "JobHandle", "JobNotFound", "JobRecord", "JobStateError", "JobStopped",
-    "NotSerializable", "PayloadError", "Progress", "QueueNotFound", "QueueRecord", "Retry", "SchemaMismatch", "Sidequest",
-    "SidequestError", "Snooze", "State", "Status", "TooLarge", "WakeUpStatus", "__version__", "call_by_name", "job",
+    "BackendFull", "BackendUnavailable", "CancelAnswer", "Client", "ClientStatus", "ConfigError", "DatabaseStatus",
+    "DuplicateJob", "EngineRecord", "EngineStartError", "EngineStatus", "EngineUnreachable", "Fail", "Job", "JobCall",
+    "JobCanceled", "JobContext", "JobDef", "JobError", "JobFailed", "JobHandle", "JobNotFound", "JobRecord", "JobStateError",
+    "JobStopped", "NotSerializable", "PayloadError", "Progress", "QueueNotFound", "QueueRecord", "Retry", "SchemaMismatch",
+    "Sidequest", "SidequestError", "Snooze", "State", "Status", "TooLarge", "WakeUpStatus", "__version__", "call_by_name",
+    "job",
 ]  # fmt: skip
 
 

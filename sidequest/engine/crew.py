@@ -132,10 +132,17 @@ class Crew:
             lane.link.write(pack_json(Kind.MODULES, {"modules": list(modules), "path": list(path)}))
 
     def trust_until(self, until: float) -> None:
-        """The engine holds its jobs until then (monotonic); its workers must not outlive that."""
+        """The engine holds its jobs until then (monotonic); workers must not outlive that with jobs in them."""
         self._trusted_until_us = round(until * 1_000_000)
         for lane in self._lanes:
             lane.link.trust_until(self._trusted_until_us)
+
+    def trust_expired(self) -> None:
+        """That time is almost over, and no job begins before it is set anew: a worker without jobs may live on."""
+        self._trusted_until_us = 0
+        for lane in self._lanes:
+            if not lane.jobs:
+                lane.link.trust_until(0)
 
     async def _live(self, lane: Lane) -> None:
         try:

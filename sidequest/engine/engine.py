@@ -308,6 +308,7 @@ class Engine:
 
     def trust_expired(self) -> None:
         if self._settings.on_lease_lost == "kill":
+            self._lanes.crew.trust_expired()
             self._lanes.fence(min(FENCE_GRACE, self._settings.lease_life.total_seconds() / 16))
 
     def engine_renamed(self, engine_id: str) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,14 +58,26 @@ def has_died(engine: EngineRecord, here: Home) -> bool:
 
 async def end_groups(groups: Iterable[WorkerGroup]) -> bool:
     """Kill what is left of the groups; whether nothing is. Harmless when several do it at once."""
-    deadline = monotonic() + GONE_WITHIN
-    left = [group for group in groups if _state(group) is not None]
-    for group in left:  # also where the leader itself is dead already: what it started may not be
+    leaders = {group.pid for group in groups if _state(group) is not None}
+    if not leaders:
+        return True
+    for leader in leaders:  # also where the leader itself is dead already: what it started may not be
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(group.pid, signal.SIGKILL)
-    while (left := [group for group in left if _runs(group)]) and monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
+            os.killpg(leader, signal.SIGKILL)
+    deadline = monotonic() + GONE_WITHIN
+    while not (gone := leaders.isdisjoint(_groups_with_life())) and monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0.01)
-    return not left
+    return gone
+
+
+def _groups_with_life() -> Iterator[int]:
+    """The groups of all processes that run. Signals would not do: dead members answer them until somebody looks."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit():
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if fields[0] not in DEAD:
+                    yield int(fields[2])
 
 
 def _runs(process: WorkerGroup) -> bool:

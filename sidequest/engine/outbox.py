@@ -36,7 +36,7 @@ FULL_BYTES = 64 * 1024 * 1024
 PATIENCE = 5.0
 """Seconds of failing writes after which nothing new is claimed."""
 SPOOL_AFTER = 1.0
-"""Seconds of failing writes after which what waits is spooled."""
+"""Seconds that a write may take, with all tries, until what waits is spooled."""
 SPOOL_LOOK = 0.25
 """Seconds between two looks whether there is something to spool."""
 
@@ -86,6 +86,7 @@ class Outbox:
         self._empty = asyncio.Event()
         self._empty.set()
         self._trouble = Trouble(logger, "write what became of jobs")
+        self._writing_since: float | None = None
         self._spool_trouble = Trouble(logger, "spool what became of jobs")
         self._last_flush = 0.0
 
@@ -157,8 +158,8 @@ class Outbox:
     async def _keep_spool(self) -> None:
         while True:
             await asyncio.sleep(SPOOL_LOOK)
-            since = self._trouble.since
-            if since is not None and monotonic() - since >= SPOOL_AFTER:
+            since = self._writing_since
+            if since is not None and monotonic() - since >= SPOOL_AFTER:  # it may fail again and again, or hang
                 await self.spool_rest()
 
     async def _flush(self) -> None:
@@ -184,6 +185,7 @@ class Outbox:
 
     async def _write(self, what: str, batch: Sequence[Entry]) -> _Done:
         """Write the batch; returns only when the store has answered."""
+        self._writing_since = monotonic()
         while True:
             try:
                 await failpoints.reach(f"{what}.before_write")
@@ -194,6 +196,7 @@ class Outbox:
             except ValueError as error:
                 return await self._write_without_the_bad(what, batch, error)
             else:
+                self._writing_since = None
                 self._trouble.over()
                 return _Done(
                     [entry for entry in batch if entry.change.id not in refused],

@@ -35,6 +35,8 @@ from sidequest.jobs.states import State
 
 logger = logging.getLogger(__name__)
 BATCH = 100
+RIPENESS = 0.01
+"""Seconds beyond a lease life at which it is surely over."""
 MOST_HELD = 100_000
 """What one engine can hold: `max_concurrent_jobs` allows no more."""
 DIED = "its engine process died"
@@ -67,13 +69,19 @@ class Rescue:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(self._interval * self._chance.uniform(0.9, 1.1))
+            await asyncio.sleep(self._pause())
             try:
                 await self.round()
             except SidequestError as error:
                 self._trouble.met(error)
             else:
                 self._trouble.over()
+
+    def _pause(self) -> float:
+        """Until the next round: one interval, or until a beat will have stood still for a lease life."""
+        now = monotonic()
+        ripe = [since + self._life - now for _, since in self._seen.values() if since + self._life > now]
+        return min([self._interval * self._chance.uniform(0.9, 1.1), *(left + RIPENESS for left in ripe)])
 
     async def round(self) -> None:
         """One look at all engines."""

@@ -25,8 +25,8 @@ from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
 
 logger = logging.getLogger(__name__)
-OWN, TAKEN = ".spool", ".replay"
-"""How a file's name ends: one that belongs to its engine; one that is being written into the database."""
+SPOOL, REPLAYING = ".spool", "replaying"
+"""How the names of files end: of one with ends of jobs; of the one that who writes them into the database has locked."""
 BATCH = 500
 PAUSE = 0.05
 """Seconds between two looks at a file that another engine is replaying."""
@@ -39,7 +39,8 @@ class Spool:
         """`identity` is that of the database. Nothing is made before there is something to keep."""
         self._directory = Path(directory)
         self._prefix = f"sidequest-{hashlib.sha256(identity.encode()).hexdigest()[:16]}-"
-        self._path = self._directory / f"{self._prefix}{engine_id}{OWN}"
+        self._path = self._directory / f"{self._prefix}{engine_id}{SPOOL}"
+        self._replaying = self._directory / f"{self._prefix}{REPLAYING}"
         self._file: int | None = None
         self._turn = asyncio.Lock()
 
@@ -58,37 +59,28 @@ class Spool:
 
         Raises what the store raises; the files stay then.
         """
-        for own in await self._left_behind():
-            file = await self._take(own)
-            if file is not None:
-                try:
-                    await self._replay_file(store, own.with_suffix(TAKEN), file)
-                finally:
-                    os.close(file)
+        if not self._of_others():
+            return
+        turn = await self._take_turn()  # what another engine is writing must be there before anything is released
+        try:
+            for path in self._of_others():
+                if (file := _locked(path)) is not None:
+                    try:
+                        await self._replay_file(store, path, file)
+                    finally:
+                        os.close(file)
+        finally:
+            await asyncio.to_thread(self._replaying.unlink, missing_ok=True)
+            os.close(turn)
 
-    async def _left_behind(self) -> Sequence[Path]:
-        """The files of dead engines, by their own names, whether somebody has begun to replay them or not."""
-        owned = [path for path in self._files(OWN) if path != self._path]
-        dead = [path for path in owned if not _is_locked(path)]
-        if len(dead) < len(owned):
-            await asyncio.sleep(PAUSE)  # who has the lock may be about to replay it, and not its engine
-        return sorted({*dead, *(path.with_suffix(OWN) for path in self._files(TAKEN))})
+    def _of_others(self) -> list[Path]:
+        return sorted(path for path in self._directory.glob(f"{self._prefix}*{SPOOL}") if path != self._path)
 
-    def _files(self, ending: str) -> list[Path]:
-        return list(self._directory.glob(f"{self._prefix}*{ending}"))
-
-    async def _take(self, own: Path) -> int | None:
-        """The file, locked by us and under its other name; None when somebody else has replayed it to the end."""
-        taken = own.with_suffix(TAKEN)
-        while True:
-            if (file := _locked(taken)) is not None:
-                return file
-            if (file := _locked(own)) is not None:
-                await asyncio.to_thread(own.rename, taken)
-                return file
-            if not _exists(taken):
-                return None
-            await asyncio.sleep(PAUSE)  # another engine writes it: nothing may be released before it is done
+    async def _take_turn(self) -> int:
+        """A lock that one engine has at a time, on a file that is there as long."""
+        while (turn := _locked(self._replaying, create=True)) is None:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(PAUSE)
+        return turn
 
     async def _replay_file(self, store: Backend, path: Path, file: int) -> None:
         changes = await asyncio.to_thread(_read, file, path)
@@ -174,17 +166,6 @@ def _locked(path: Path, *, create: bool = False) -> int | None:
         pass
     os.close(file)
     return None
-
-
-def _exists(path: Path) -> bool:
-    return path.exists()
-
-
-def _is_locked(path: Path) -> bool:
-    if (file := _locked(path)) is None:
-        return path.exists()
-    os.close(file)
-    return False
 
 
 def _sync_directory(path: Path) -> None:

@@ -68,6 +68,16 @@ async def overlap(path: str, seconds: float) -> None:
     mark(path, "-")
 
 
+@job
+async def until(gate: str, path: str) -> int:
+    """Run until the gate is there; leave a line with the process at start and at end."""
+    mark(path, f"+{os.getpid()}")
+    while not Path(gate).exists():  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(0.01)
+    mark(path, f"-{os.getpid()}")
+    return os.getpid()
+
+
 @job(max_attempts=2, retry_delay=0.05, backoff="fixed")
 def boom(text: str = "boom") -> None:
     raise ValueError(text)

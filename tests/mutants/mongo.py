@@ -45,6 +45,32 @@ MUTANTS: Sequence[Mutant] = (
         seen_by="test_fence.py::test_a_job_asked_to_cancel_never_waits_again",
         databases=BOTH,
     ),
+    backend(
+        name="rows that others hold are waited for although they are to be skipped",
+        before="if skip_locked:",
+        after="if False:",
+        seen_by="test_mongo_trouble.py::test_changes_may_go_past_jobs_that_another_transaction_holds",
+        databases=SET,
+    ),
+    backend(
+        name="an engine that was given up can beat",
+        before='alive = {"_id": id, "given_up_by": None}',
+        after='alive = {"_id": id}',
+        seen_by="test_engines.py::test_an_engine_that_was_given_up_stays_listed_and_cannot_beat",
+    ),
+    backend(
+        name="an engine is given up although it has beaten meanwhile",
+        before='({} if beat is None else {"beat": beat})',
+        after="{}",
+        seen_by="test_engines.py::test_an_engine_that_has_beaten_meanwhile_is_not_given_up",
+    ),
+    backend(
+        name="a beat takes its turn with all other work",
+        before="self._working(beating=True)",
+        after="self._working()",
+        seen_by="test_mongo_trouble.py::test_a_beat_waits_for_no_other_work",
+        databases=BOTH,
+    ),
     changes(
         name="a batch stays written in part where a change is refused",
         before="    if written.matched_count != sum(len(update.changes) for update in found):\n        raise Refused",

@@ -41,6 +41,51 @@ MUTANTS: Sequence[Mutant] = (
         seen_by="test_fence.py::test_a_released_owner_cannot_finish",
     ),
     statements(
+        name="rows that others hold are waited for although they are to be skipped",
+        before="ORDER BY id{self.LOCK_FREE_ROWS}",
+        after="ORDER BY id{self.LOCK_ROWS}",
+        seen_by="test_row_locks.py::test_changes_may_go_past_jobs_that_another_transaction_holds",
+        databases=("postgres", "mariadb", "mysql"),
+    ),
+    statements(
+        name="rows that others hold do not count as refused",
+        before="return refused | {change.id for change in changes if change.id not in free}",
+        after="return refused",
+        seen_by="test_row_locks.py::test_changes_may_go_past_jobs_that_another_transaction_holds",
+        databases=("postgres", "mariadb", "mysql"),
+    ),
+    statements(
+        name="an engine that was given up can beat",
+        before='f"WHERE id = :id AND given_up_by IS NULL"',
+        after='f"WHERE id = :id"',
+        seen_by="test_engines.py::test_an_engine_that_was_given_up_stays_listed_and_cannot_beat",
+    ),
+    statements(
+        name="a beat does not note the worker groups",
+        before="heartbeat_at = :now, workers = :workers ",
+        after="heartbeat_at = :now ",
+        seen_by="test_engines.py::test_an_engine_says_where_it_lives_and_at_each_beat_which_worker_groups_it_has",
+    ),
+    statements(
+        name="an engine is given up although it has beaten meanwhile",
+        before='"" if beat is None else " AND beat = :beat"',
+        after='""',
+        seen_by="test_engines.py::test_an_engine_that_has_beaten_meanwhile_is_not_given_up",
+    ),
+    statements(
+        name="who gives up an engine last is noted",
+        before="SET given_up_by = :by WHERE id = :id AND given_up_by IS NULL{as_seen}",
+        after="SET given_up_by = :by WHERE id = :id{as_seen}",
+        seen_by="test_engines.py::test_who_gives_up_an_engine_first_is_noted_and_the_others_are_told_that_it_is_given_up",
+    ),
+    statements(
+        name="a beat takes its turn with all other work",
+        before="async with self.beating(within) as session:",
+        after="async with self.writer() as session:",
+        seen_by="test_row_locks.py::test_a_beat_waits_for_no_other_work",
+        databases=("postgres", "mariadb", "mysql"),
+    ),
+    statements(
         name="progress is saved without a look at the lease",
         before="WHERE id = :id AND lease = :lease AND state",
         after="WHERE id = :id AND state",
@@ -220,14 +265,14 @@ MUTANTS: Sequence[Mutant] = (
     # Engines
     statements(
         name="a forgotten engine's heart goes on beating",
-        before='"now": self.to_column(self.now())}) == 1',
-        after='"now": self.to_column(self.now())}) >= 0',
+        before="session.execute(statement, values), timedelta(0))) == 1",
+        after="session.execute(statement, values), timedelta(0))) >= 0",
         seen_by="test_engines.py::test_a_forgotten_engine_is_told_at_its_next_beat",
     ),
     statements(
         name="one engine's beat raises all",
-        before="heartbeat_at = :now WHERE id = :id",
-        after="heartbeat_at = :now WHERE id >= :id",
+        before='f"WHERE id = :id AND given_up_by IS NULL"',
+        after='f"WHERE id >= :id AND given_up_by IS NULL"',
         seen_by="test_engines.py::test_a_beat_raises_the_counter_and_notes_the_time",
     ),
     statements(

@@ -194,7 +194,7 @@ class MysqlBackend(SqlBackend):
             return
         patience = self._access.command_timeout if within is None else within.total_seconds()
         try:
-            async with asyncio.timeout(patience) as connecting, self._beats.connection() as connection:
+            async with asyncio.timeout(2 * patience) as connecting, self._beats.connection() as connection:
                 connecting.reschedule(None)  # from here on the session keeps the time, and says what has happened
                 yield MysqlSession(connection, self.url.shown, patience, packet=self._packet)
         except TimeoutError as error:

@@ -178,7 +178,7 @@ class PostgresBackend(SqlBackend):
     @asynccontextmanager
     async def beating(self, within: timedelta | None) -> AsyncGenerator[Session, None]:
         where, patience = self.url.shown, self._access.command_timeout if within is None else within.total_seconds()
-        async with borrowed(self._beats or self._opened(), where, patience) as connection:
+        async with borrowed(self._beats or self._opened(), where, 2 * patience) as connection:  # to connect takes longer
             try:
                 yield PostgresSession(connection, where, patience)
             except BackendUnavailable:

@@ -348,7 +348,10 @@ class SqlBackend(Backend):
             "id": id, "host": host, "pid": pid, "version": version, "queues": queues, "now": self.to_column(self.now()),
             **home._asdict(), "workers": workers_column(()),
         }  # fmt: skip
-        await self.transact(partial(self._register_engine, values=values))
+        # By the connection for beats: so it is there, whatever happens to the way to the server from now on.
+        async with self.beating(None) as session:
+            register = partial(self._register_engine, values=values)
+            await to_the_end(persist(lambda: transaction(session, register), self.patience))
 
     async def _register_engine(self, session: Session, values: Values) -> None:
         await session.execute(f"DELETE FROM {self.engines} WHERE id = :id", {"id": values["id"]})

@@ -327,6 +327,16 @@ async def test_what_waits_longer_than_a_second_is_spooled_once(spooling: tuple[P
     assert (early, spool.kept, spool.clears) == ([], [1, 2, 3], 0)
 
 
+async def test_what_waits_for_a_write_that_hangs_is_spooled_as_well(spooling: tuple[Post, FakeSpool]) -> None:
+    post, spool = spooling
+    post.store.hold = asyncio.Event()
+    post.end(1)
+    await anyio.sleep(SPOOL_AFTER + 1)
+    post.store.hold.set()
+    await post.outbox.emptied()
+    assert (spool.kept, spool.clears, post.written) == ([1], 1, [1])
+
+
 async def test_the_spool_is_cleared_when_all_is_written(spooling: tuple[Post, FakeSpool]) -> None:
     post, spool = spooling
     post.store.away = True

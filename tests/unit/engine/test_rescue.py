@@ -24,8 +24,8 @@ LIFE, LOOK, BEAT = 60.0, 15.0, 10.0
 SETTINGS = Settings(
     lease_life=timedelta(seconds=LIFE), rescue_interval=timedelta(seconds=LOOK), heartbeat_interval=timedelta(seconds=BEAT)
 )
-LONG_ENOUGH = LIFE + 2 * 1.1 * LOOK
-"""The longest from a last beat to the rescue: the beat is noticed one look later, its age judged one look later."""
+LONG_ENOUGH = LIFE + 1.1 * LOOK + 0.1
+"""The longest from a last beat to the rescue: the beat is noticed one look later, and its age judged when it is up."""
 
 
 class Post:
