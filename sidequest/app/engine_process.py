@@ -89,7 +89,7 @@ class EngineProcess:
         self._send(Kind.WATCH, ids)
 
     def learn(self, modules: list[str]) -> None:
-        self._send(Kind.MODULES, {"modules": modules, "path": _import_path()})
+        self._send(Kind.MODULES, {"modules": modules, "path": import_path()})
 
     # Asking it
 
@@ -313,7 +313,7 @@ class EngineProcess:
         settings["modules"] = list(self._modules())
         return {
             "settings": settings,
-            "path": _import_path(),
+            "path": import_path(),
             "script": {"name": self._script.name, "path": self._script.path} if self._script else None,
             "predecessor": predecessor,
             "parent": os.getpid(),
@@ -330,6 +330,6 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _import_path() -> list[str]:
+def import_path() -> list[str]:
     """Where this process finds modules, for processes that may have another working directory."""
     return [str(Path(entry).absolute()) for entry in sys.path]

@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 
 from sidequest import failpoints
 from sidequest.app import status as statuses
-from sidequest.app.engine_process import EngineProcess
+from sidequest.app.engine_process import EngineProcess, import_path
 from sidequest.app.host_lock import HostLock, app_key
 from sidequest.app.hosting import Hosting
 from sidequest.app.lifespan import Lifespan
@@ -37,6 +37,7 @@ from sidequest.jobs.definition import Definition, registry
 from sidequest.jobs.naming import Script, script_path
 from sidequest.jobs.options import EnqueueOptions
 from sidequest.jobs.record import JobEnd, JobRecord, NewJob
+from sidequest.wire.lesson import Lesson
 from sidequest.worker.loading import StartedInWorker
 from sidequest.worker.serve import in_worker
 
@@ -114,6 +115,7 @@ class Sidequest(Client):
         self._owner: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._modules: dict[str, None] = dict.fromkeys(self._settings.modules)
+        self._late: set[str] = set()
         self.jobs = JobsOperations(self._opened, self._wake, self._look_for_cancels)
         self.queues = QueuesOperations(self._opened, self._wake, self._settings.queue_defaults)
         self.engines = EnginesOperations(self._opened)
@@ -267,6 +269,7 @@ class Sidequest(Client):
     async def _with_engine_process(self, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
         assert self._ends is not None
         engine = EngineProcess(self._settings, self._script(), self._known_modules, self._ends.watched, self._ends.ended)
+        self._known_modules()  # those that come later are told one by one
         lock = HostLock(app_key(self._settings)) if self._settings.engine == "auto" else None
         self._hosting = hosting = Hosting(engine, lock, lambda: self._has_engine(engine))
         await failpoints.reach("app.before_engine")
@@ -315,6 +318,7 @@ class Sidequest(Client):
     # The client's own road to the store
 
     def _prepare(self, definitions: Iterable[Definition]) -> None:
+        late: list[str] = []
         for definition in definitions:
             self._opened()
             module, inline = definition.module, self._settings.engine == "inline"
@@ -324,8 +328,21 @@ class Sidequest(Client):
                 if definition.target.__module__ == "__main__" and not inline:
                     raise ConfigError(f"{definition.name} was defined after Sidequest was started: define jobs before that")
                 self._modules[module] = None
+                self._late.add(module)
                 if self._engine is not None and not inline:
                     self._engine.learn([module])
+            if module in self._late:
+                late.append(module)
+        if late:
+            self._teach_the_owners_engine(late)
+
+    def _teach_the_owners_engine(self, modules: list[str]) -> None:
+        """Each time: its engine may be a new one, and need not have imported what this process has."""
+        if self._hosting is not None and self._hosting.role == "client" and self._announcer is not None:
+            assert self._hosting.lock is not None
+            engine = self._hosting.lock.read().get("engine")
+            if engine is not None:
+                self._announcer.teach(engine, Lesson(modules, import_path()).to_bytes())
 
     async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
         await failpoints.reach("enqueue.before_send")

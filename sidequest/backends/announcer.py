@@ -73,6 +73,10 @@ class Announcer:
             self.own.look_for_cancels()
         self._wake_local(LookFor.CANCELS)
 
+    def teach(self, engine: str, lesson: bytes) -> None:
+        """Tell one engine of this host what it must know before it hears of work."""
+        self._local.teach(engine, lesson)
+
     @property
     def road(self) -> Road:
         """The nearest road that leads to an engine now; `poll` when there is none."""

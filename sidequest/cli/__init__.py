@@ -1,1 +1,1 @@
-"""CLI. `sidequest …`: one file per command; everything goes through `sq.jobs` and `sq.queues`, as an app would."""
+"""CLI. `sidequest …`: one file per command; everything goes through `sq.jobs`, `sq.queues`, `sq.engines`, as an app would."""

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
+from sidequest.backends.base import EngineRecord
 from sidequest.jobs.outcome import JobError
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import JobRecord
@@ -179,6 +180,20 @@ def queue_document(queue: QueueRecord) -> dict[str, Any]:
 
 def queue_row(queue: QueueRecord) -> Sequence[str]:
     return (queue.name, str(queue.concurrency), str(queue.priority), "yes" if queue.paused else "no")
+
+
+# Engines
+
+ENGINE_HEAD = ("ENGINE", "HOST", "PID", "VERSION", "QUEUES", "RUNNING", "LAST BEAT")
+
+
+def engine_document(engine: EngineRecord) -> dict[str, Any]:
+    return {**asdict(engine), "started_at": iso(engine.started_at), "heartbeat_at": iso(engine.heartbeat_at)}
+
+
+def engine_row(engine: EngineRecord) -> Sequence[str]:
+    beat = engine.heartbeat_at.isoformat(timespec="seconds")
+    return (engine.id, engine.host, str(engine.pid), engine.version, engine.queues, str(engine.running), beat)
 
 
 def counts_document(counts: Mapping[State, int]) -> dict[str, int]:

@@ -125,6 +125,10 @@ class Crew:
             self._tell()
         return first
 
+    def unknown(self, modules: Sequence[str]) -> list[str]:
+        """Those of the modules that workers do not import."""
+        return [module for module in modules if module not in self._greeting["modules"]]
+
     def learn(self, modules: Sequence[str], path: Sequence[str]) -> None:
         """The app has defined jobs in more modules, perhaps in new places of `sys.path`."""
         self._greeting["modules"] = list(dict.fromkeys([*self._greeting["modules"], *modules]))

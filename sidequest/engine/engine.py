@@ -43,6 +43,8 @@ from sidequest.jobs.naming import Script
 from sidequest.jobs.outcome import Completed, Failed, JobError, Outcome, Stopped
 from sidequest.jobs.record import ClaimedJob
 from sidequest.jobs.states import FINAL, State
+from sidequest.wire.frames import BrokenFrame
+from sidequest.wire.lesson import Lesson
 from sidequest.wire.messages import StopReason
 from sidequest.wire.vitals import Vitals
 
@@ -119,6 +121,17 @@ class Engine:
     def learn(self, modules: Sequence[str]) -> None:
         self._lanes.crew.learn(modules, sys.path)
 
+    def _taught(self, text: bytes) -> None:
+        """Another process of the app has jobs in modules that the owner of this engine may not have."""
+        try:
+            lesson = Lesson.from_bytes(text)
+        except BrokenFrame as error:
+            logger.warning("somebody sent what is no lesson: %s", error)
+            return
+        if news := self._lanes.crew.unknown(lesson.modules):
+            sys.path += [entry for entry in lesson.path if entry not in sys.path]
+            self.learn(news)
+
     def recently_ended(self, ids: Sequence[int]) -> list[int]:
         """Those of the jobs that ended here a moment ago."""
         return [id for id in ids if id in self._recent]
@@ -192,7 +205,7 @@ class Engine:
             lambda: self._outbox.gate_open and self._heartbeat.trusted, self._leases.claim_uncertain,
         )  # fmt: skip
         self._cancellations = Cancellations(self.engine_id, store, self._lanes, lambda: bool(self._lanes.held))
-        self._wakeups = Wakeups(self.engine_id, store, self.wake, self.look_for_cancels)
+        self._wakeups = Wakeups(self.engine_id, store, self.wake, self.look_for_cancels, self._taught)
         self._inquiries = Inquiries(self.engine_id, store.url.identity, lambda: self._lanes.held)
         self._announcer = Announcer(store, self, suffices=settings.serves_all)
         self._rescue = Rescue(settings, store, self._heartbeat, self._announcer.work, self._replay)

@@ -27,11 +27,15 @@ SHORTEST_WAIT, LONGEST_WAIT = 1.0, 30.0
 class Wakeups:
     """`run` listens, and passes on what it hears."""
 
-    def __init__(self, engine_id: str, store: Backend, work: Callable[[], None], cancels: Callable[[], None]) -> None:
+    def __init__(
+        self, engine_id: str, store: Backend, work: Callable[[], None], cancels: Callable[[], None],
+        learn: Callable[[bytes], None] = lambda lesson: None,
+    ) -> None:  # fmt: skip
         self._engine_id = engine_id
         self._store = store
         self._work = work
         self._cancels = cancels
+        self._learn = learn
         self._identity = store.url.identity  # now: a relative path means another file after a change of directory
         self._socket: WakeSocket | None = None
         self._complained = False
@@ -82,6 +86,8 @@ class Wakeups:
 
     def _called(self, socket: WakeSocket) -> None:
         calls = socket.heard()
+        for lesson in socket.lessons:
+            self._learn(lesson)
         if LookFor.WORK in calls:
             self._work()
         if LookFor.CANCELS in calls:

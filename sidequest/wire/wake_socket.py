@@ -2,7 +2,8 @@
 
 Each engine has a datagram socket in a directory that nobody but its user can enter, under a name
 that begins with the database. A datagram says what to look for and nothing more, so whatever comes
-costs one look. One that is lost costs one poll.
+costs one look. One that is lost costs one poll. The exception is a lesson: a web worker tells the one
+engine that its app has on this host of modules which only this worker has imported.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ MOST_READ = 1_000
 """Datagrams read at a time: whoever sends without end must not keep the engine from its work."""
 
 
+LESSON = b"m"
+"""How a datagram begins that is a lesson."""
+LONGEST = 65_536
+
+
 class LookFor(Enum):
     """What an engine is woken for: the content of a datagram."""
 
@@ -45,6 +51,8 @@ class WakeSocket:
 
     def __init__(self, identity: str, engine: str) -> None:
         """`identity` is the database's (`DatabaseURL.identity`)."""
+        self.lessons: list[bytes] = []
+        """What came to be learned, by the time `heard` was last called."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         try:
@@ -61,7 +69,8 @@ class WakeSocket:
         came: list[bytes] = []
         with suppress(OSError):  # there is nothing more to read
             while len(came) < MOST_READ:
-                came.append(self._socket.recv(16))
+                came.append(self._socket.recv(LONGEST))
+        self.lessons = [datagram.removeprefix(LESSON) for datagram in came if datagram.startswith(LESSON)]
         return frozenset(call for call in LookFor if call.value in came or len(came) >= FULL)
 
     @property
@@ -99,6 +108,12 @@ class LocalEngines:
         paths = [path for name, path in self._sockets.items() if name != skipped]
         if paths:
             _send(look_for.value, paths)
+
+    def teach(self, engine: str, lesson: bytes) -> None:
+        """Tell this engine something before it is woken for it. Neither waits nor fails."""
+        path = _sockets(self._prefix).get(f"{self._prefix}{_short(engine)}")
+        if path is not None:
+            _send(LESSON + lesson, [path])
 
 
 def bind(made: socket.socket, name: str) -> Path:

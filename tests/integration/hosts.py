@@ -56,6 +56,17 @@ async def run_version():
     return {"pid": os.getpid(), "result": await handle.result(timeout=20)}
 
 
+@app.post("/late")
+async def run_late():
+    # its module is one that only a client has imported
+    role = (await sq.status()).client.role
+    if role == "owner":
+        return {"role": role}
+    import late
+    handle = await late.late.enqueue()
+    return {"role": role, "result": await handle.result(timeout=20)}
+
+
 @app.post("/nap")
 async def run_nap(seconds: float):
     return {"id": (await nap.enqueue(seconds)).id}
@@ -92,6 +103,15 @@ def make(argv):
     app.router.add_post("/version", run_version)
     app.cleanup_ctx.append(sq.lifespan)
     return app
+"""
+
+
+LATE = """
+from sidequest import job
+
+@job
+async def late() -> str:
+    return "better than never"
 """
 
 
@@ -183,6 +203,7 @@ async def hosted(
 ) -> AsyncIterator[Host]:
     """The server, when it answers; whatever is left of its process group is killed at the end."""
     (folder / "shop.py").write_text(AIOHTTP if kind == "aiohttp" else ASGI)
+    (folder / "late.py").write_text(LATE)
     host = Host(folder, mark, SERVERS[kind], terminal)
     host.launch(url, **environment)
     try:

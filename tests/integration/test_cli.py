@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import sidequest
 from tests.integration.conftest import EVERYWHERE
 from tests.integration.waiting import MARK, eventually, marked_processes
 
@@ -182,6 +183,23 @@ async def test_a_signal_lets_running_jobs_finish(cli: Cli, number: signal.Signal
     assert ready.startswith("sidequest: engine ")
     assert ready.endswith("): clijobs")
     assert stopped == "sidequest: the engine has stopped"
+
+
+@everywhere
+async def test_engines_are_listed_with_the_jobs_that_they_hold(cli: Cli) -> None:
+    cli.ok("migrate", "up")
+    assert cli.read("engines", "list") == {"engines": []}
+    process = await cli.engine()
+    cli.enqueue("clijobs:sleep", '[60, "started"]')
+    await eventually((cli.folder / "started").exists)
+    [engine] = cli.read("engines", "list")["engines"]
+    assert (engine["running"], engine["queues"], engine["version"]) == (1, "*", sidequest.__version__)
+    head, row = cli.ok("engines", "list").splitlines()
+    assert head.split() == ["ENGINE", "HOST", "PID", "VERSION", "QUEUES", "RUNNING", "LAST", "BEAT"]
+    assert row.startswith(engine["id"])
+    process.terminate()
+    process.send_signal(signal.SIGINT)  # in a hurry
+    await ended(process)
 
 
 async def test_a_draining_engine_starts_no_more_jobs(cli: Cli) -> None:

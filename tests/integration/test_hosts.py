@@ -45,6 +45,22 @@ async def test_all_workers_of_a_server_share_one_engine_which_each_of_them_can_c
     await eventually(lambda: not marked_processes(mark), within=10)
 
 
+@pytest.mark.parametrize("kind", ["uvicorn-workers", "gunicorn"])
+async def test_the_owners_engine_runs_jobs_of_a_module_that_only_another_worker_has_imported(
+    kind: str, tmp_path: Path, url: str, mark: str
+) -> None:
+    async with hosted(kind, tmp_path, url, mark) as host:
+        await eventually(lambda: _has_engine(host), within=20)
+        ran = 0
+        while ran < 2:
+            found = await host.ask("/late")
+            if found["role"] == "client":
+                assert found["result"] == "better than never"
+                ran += 1
+        host.process.terminate()
+        await host.ended()
+
+
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 @pytest.mark.parametrize("kind", ["uvicorn-workers", "gunicorn"])
 async def test_another_worker_takes_over_when_the_owner_is_killed_and_every_job_ends(

@@ -401,6 +401,19 @@ MUTANTS: Sequence[Mutant] = (
         after='held = {"engine": engine}',
         seen_by="test_engines.py::test_held_by_gives_claimed_and_running_jobs_lowest_id_first",
     ),
+    counts(
+        name="what an engine has ended counts as held",
+        before='{"$match": {"state": {"$in": HELD_STATES}}}',
+        after='{"$match": {"engine": {"$ne": None}}}',
+        seen_by="test_engines.py::test_held_jobs_are_counted_by_engine",
+    ),
+    backend(
+        name="a server that cannot tell is said to tell",
+        before="return self._database is not None and self._database.transactions",
+        after="return self._database is not None",
+        seen_by="test_engines.py::test_a_backend_tells_if_and_only_if_it_can_be_listened_to",
+        databases=ALONE,
+    ),
     # Deleting
     deletion(
         name="a job that an engine holds is deleted",

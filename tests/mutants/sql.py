@@ -305,6 +305,12 @@ MUTANTS: Sequence[Mutant] = (
         after="WHERE engine = :engine ORDER BY id LIMIT",
         seen_by="test_engines.py::test_held_by_gives_claimed_and_running_jobs_lowest_id_first",
     ),
+    statements(
+        name="what an engine has ended counts as held",
+        before="WHERE state IN {HELD_STATES} GROUP BY engine",
+        after="WHERE engine IS NOT NULL GROUP BY engine",
+        seen_by="test_engines.py::test_held_jobs_are_counted_by_engine",
+    ),
     # Reading
     statements(
         name="a page begins with the last job of the one before",

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from sidequest import (
     CancelAnswer,
     Client,
+    EngineRecord,
     Fail,
     Job,
     JobCall,
@@ -24,6 +25,7 @@ from sidequest import (
     Sidequest,
     Snooze,
     State,
+    Status,
     call_by_name,
     job,
 )
@@ -147,8 +149,17 @@ async def main() -> None:
             assert_type(record.errors, tuple[JobError, ...])
             await sq.jobs.cancel(record.id)
         await sq.queues.pause("mail")
+        for engine in await sq.engines.list():
+            assert_type(engine, EngineRecord)
+        status = await sq.status()
+        assert_type(status, Status)
+        assert_type(status.engine.claiming, bool | None)
+        assert_type(status.database.round_trip, timedelta | None)
 
     await sq.start()
+    sq.hurry()
+    sq.kill()
+    await sq.wait()
     await sq.stop()
     assert_type(await send("a", "b"), Receipt)
     assert_type(render(3), bytes)  # a sync job called directly is the plain function

@@ -29,10 +29,10 @@ def collect(url: object = None, /, environ: dict[str, str] | None = None, **give
 # Defaults.
 
 
-def test_nothing_given_is_sqlite_in_a_process_of_its_own() -> None:
+def test_nothing_given_is_sqlite_and_one_engine_on_this_host() -> None:
     settings = collect()
     assert settings == Settings()
-    assert (settings.url, settings.engine, settings.migrate) == ("sqlite:///sidequest.db", "process", True)
+    assert (settings.url, settings.engine, settings.migrate) == ("sqlite:///sidequest.db", "auto", True)
 
 
 def test_the_documented_defaults() -> None:
@@ -88,7 +88,7 @@ GOOD: list[tuple[str, object, object]] = [
 BAD: list[tuple[str, object, type[Exception], str]] = [
     ("url", "app.db", ConfigError, "url must look like sqlite:///file.db, not 'app.db'"),
     ("url", 5, ConfigError, "url must look like sqlite:///file.db, not 5"),
-    ("engine", "proces", ValueError, "engine must be one of 'process', 'inline', 'off', not 'proces'; did you mean 'process'?"),
+    ("engine", "proces", ValueError, "engine must be one of 'auto', 'process', 'inline', 'off', not 'proces'"),
     ("engine", None, TypeError, "engine must be a string, not None"),
     ("migrate", "yes", TypeError, "migrate must be True or False"),
     ("max_concurrent_jobs", 0, ValueError, "max_concurrent_jobs must be between 1 and 100000, not 0"),

@@ -40,6 +40,8 @@ class Town:
         self.told: list[str] = []
         self.away = False
         self.hold: asyncio.Event | None = None
+        self.reachable = False
+        self.tells = False
         self.url = DatabaseURL.parse("sqlite:///shop.db")
         monkeypatch.setattr(announcers, "LocalEngines", lambda identity: self)
 
@@ -203,3 +205,15 @@ async def test_the_end_does_not_wait_for_ever(town: Town) -> None:
     began = asyncio.get_running_loop().time()
     await announcer.flush()
     assert asyncio.get_running_loop().time() - began <= LAST_WORD + 0.01
+
+
+async def test_the_nearest_open_road_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    town = Town(monkeypatch)
+    async with town.announcer() as announcer:
+        assert announcer.road == "poll"
+        town.tells = True
+        assert announcer.road == "database"
+        town.reachable = True
+        assert announcer.road == "socket"
+        announcer.own = Engine(town.told)
+        assert announcer.road == "pipe"
