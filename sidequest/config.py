@@ -309,7 +309,9 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "max_workers": _count(1, 1_000),
     "worker_idle_timeout": checks.duration,
     "max_jobs_per_worker": _count(1, 1_000_000_000),
-    "max_worker_memory": lambda name, value: value if value is None else checks.integer(name, value, SMALLEST_WORKER, 2**63 - 1),
+    "max_worker_memory": lambda name, value: (
+        value if value is None else checks.integer(name, value, SMALLEST_WORKER, 2**63 - 1)
+    ),
     "worker_start_timeout": _positive,
     "polling_interval": _positive,
     "start_timeout": _positive,

@@ -126,7 +126,8 @@ class Engine:
                 await self._rescue.release(self._orders.predecessor, "its engine process died")
             await tasks.start(self._wakeups.run)
             for loop in (self._errands.run, self._outbox.run, self._heartbeat.run, self._rescue.run, self._cancellations.run,
-                         self._cleanup.run, self._ends.run, self._announcer.run, self._inquiries.run, self._watch_lanes):  # fmt: skip
+                         self._cleanup.run, self._ends.run, self._announcer.run, self._inquiries.run,
+                         self._watch_lanes):  # fmt: skip
                 tasks.start_soon(loop)
             self._lanes.crew.warm_up()
             dispatching = asyncio.create_task(self._dispatcher.run())

@@ -26,7 +26,6 @@ from sidequest.wire.messages import (
     read_started,
 )
 
-
 STACK_WAIT = 0.5
 """Seconds in which a worker that is not held up tells where a job is."""
 

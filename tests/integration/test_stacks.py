@@ -27,7 +27,9 @@ async def sq(start: StartSidequest) -> Sidequest:
 
 
 @pytest.mark.parametrize(("definition", "line"), [(jobs.where_it_waits, "deep_inside"), (jobs.where_it_sits, "where_it_sits")])
-async def test_a_running_job_shows_its_own_stack_and_goes_on(sq: Sidequest, tmp_path: Path, definition: object, line: str) -> None:
+async def test_a_running_job_shows_its_own_stack_and_goes_on(
+    sq: Sidequest, tmp_path: Path, definition: object, line: str
+) -> None:
     gate = tmp_path / "gate"
     handle = await sq.enqueue(definition.call(str(gate)))  # type: ignore[attr-defined]
     await eventually(lambda: _running(sq, 1))
@@ -102,7 +104,7 @@ async def test_from_elsewhere_one_is_told_whom_to_ask(sq: Sidequest, tmp_path: P
     gate = tmp_path / "gate"
     handle = await sq.enqueue(jobs.where_it_waits.call(str(gate)))
     await eventually(lambda: _running(sq, 1))
-    monkeypatch.setattr("sidequest.wire.wake_socket.places", lambda: [])
+    monkeypatch.setattr("sidequest.wire.wake_socket.places", list)
     engine = (await handle.refresh()).engine
     with pytest.raises(EngineUnreachable, match=f"engine {engine} of job {handle.id} .* on this host"):
         await sq.jobs.stack(handle.id)
