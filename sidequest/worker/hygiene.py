@@ -38,6 +38,7 @@ class Hygiene:
         self._directory = _directory()
         self._umask = _umask()
         self._handlers = _handlers()
+        self._timers = _timers()
         self._limits = _limits()
         self._environment = dict(_environment())
         self._modules = len(sys.modules)
@@ -63,8 +64,8 @@ class Hygiene:
             for number, before, after in zip(SIGNALS, self._handlers, handlers, strict=True):
                 if before != after:
                     yield f"{_signal_name(number)} has another handler"
-        if any(signal.getitimer(which)[0] for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)):
-            yield "an interval timer is set"
+        if _timers() != self._timers:
+            yield "an interval timer was changed"
         if (limits := _limits()) != self._limits:
             for name, before, after in zip(LIMITS, self._limits, limits, strict=True):
                 if before != after:
@@ -109,6 +110,11 @@ def _umask() -> int:
 
 def _handlers() -> list[Any]:
     return [_handler(number) for number in SIGNALS]
+
+
+def _timers() -> list[bool]:
+    """Which interval timers run."""
+    return [signal.getitimer(which)[0] > 0 for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)]
 
 
 def _limits() -> list[tuple[int, int]]:

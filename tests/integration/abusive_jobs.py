@@ -368,7 +368,7 @@ def surroundings() -> list[object]:
     """What a job finds: pid, working directory, umask, a variable."""
     mask = os.umask(0o22)
     os.umask(mask)
-    return [os.getpid(), os.getcwd(), mask, os.environ.get("POISON")]
+    return [os.getpid(), str(Path.cwd()), mask, os.environ.get("POISON")]
 
 
 @job
@@ -377,7 +377,7 @@ async def where_it_waits(ctx: JobContext, gate: str) -> None:
 
 
 async def deep_inside(gate: str) -> None:
-    while not Path(gate).exists():
+    while not Path(gate).exists():  # noqa: ASYNC110 - another process makes it
         await asyncio.sleep(0.05)
 
 

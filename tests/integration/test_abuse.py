@@ -261,7 +261,7 @@ CHANGES = {
     "environment": "the environment variable POISON was changed",
     "variable": "the environment variable PATH was changed",
     "signals": "SIGTERM has another handler",
-    "alarm": "an interval timer is set",
+    "alarm": "an interval timer was changed",
     "limit": "RLIMIT_NOFILE is 100",
 }
 

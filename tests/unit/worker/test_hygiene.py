@@ -52,15 +52,13 @@ def test_each_change_is_told_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path:
         f"the working directory is {tmp_path}",
         "the umask is 0007",
         "SIGUSR1 has another handler",
-        "an interval timer is set",
+        "an interval timer was changed",
         "RLIMIT_CPU is 1000000",
         "the environment variable SHOP was changed",
     ]
 
 
-def test_a_variable_that_came_with_an_import_is_the_modules_doing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_variable_that_came_with_an_import_is_the_modules_doing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "sets_a_variable.py").write_text("import os\nos.environ['OF_A_LIBRARY'] = '1'\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     hygiene = Hygiene()
