@@ -177,7 +177,8 @@ class Lane:
         self.link.write(pack(Kind.CLOSE))
 
     def _told_stack(self, told: dict[str, Any]) -> None:
-        answer = self._asked.get(told.get("id", 0))
+        id = told.get("id")
+        answer = self._asked.get(id) if isinstance(id, int) else None
         if answer is not None and not answer.done():
             answer.set_result(str(told.get("stack", "")))
 

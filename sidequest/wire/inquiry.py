@@ -63,7 +63,6 @@ class InquirySocket:
 
         async def attend(caller: socket.socket) -> None:
             nonlocal asking
-            asking += 1
             try:
                 with caller, suppress(OSError, ValueError), anyio.move_on_after(ANSWER_WAIT):
                     question: dict[str, Any] = json.loads(await _read(caller, LONGEST_QUESTION, until=b"\n"))
@@ -76,6 +75,7 @@ class InquirySocket:
             while True:
                 caller, _ = await loop.sock_accept(self._socket)
                 if asking < MOST_AT_ONCE:
+                    asking += 1
                     tasks.start_soon(attend, caller)
                 else:
                     caller.close()

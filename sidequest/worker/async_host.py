@@ -18,7 +18,18 @@ from sidequest.jobs.client import Client, using
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Errored, JobError, Outcome
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack, pack_json, read_json
-from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, pack_spoiled, pack_started, read_halt, read_ids, read_run
+from sidequest.wire.messages import (
+    Attempt,
+    End,
+    StopReason,
+    pack_end,
+    pack_ids,
+    pack_spoiled,
+    pack_started,
+    read_halt,
+    read_ids,
+    read_run,
+)
 from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import end_with_engine

@@ -168,8 +168,9 @@ def _redirect_output(output: Connection) -> None:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
         output.close()
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a pipe: it would keep lines back until there are many
-            sys.stdout.reconfigure(line_buffering=True)
+        stdout: object = sys.stdout
+        if isinstance(stdout, io.TextIOWrapper):  # a pipe: it would keep lines back until there are many
+            stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _volunteer_for_the_kernel() -> None:

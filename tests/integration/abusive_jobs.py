@@ -134,7 +134,8 @@ def forks(path: str) -> int:
 
 @job(max_attempts=1)
 def leaves_a_subprocess() -> int:
-    return subprocess.Popen(["sleep", "60"]).pid
+    subprocess.Popen(["sleep", "60"])
+    return os.getpid()
 
 
 # Descriptors
@@ -185,7 +186,7 @@ def begins_a_message() -> None:
 
 
 def _sockets() -> list[int]:
-    found = [int(entry) for entry in os.listdir("/proc/self/fd")]
+    found = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
     return [fd for fd in found if fd > 2 and _is_socket(fd)]
 
 
@@ -199,7 +200,7 @@ def _is_socket(fd: int) -> bool:
         return False
 
 
-# What is returned and raised
+# Results and errors
 
 
 class Unpicklable:
@@ -367,7 +368,7 @@ def surroundings() -> list[object]:
     """What a job finds: pid, working directory, umask, a variable."""
     mask = os.umask(0o22)
     os.umask(mask)
-    return [os.getpid(), os.getcwd(), mask, os.environ.get("POISON")]
+    return [os.getpid(), str(Path.cwd()), mask, os.environ.get("POISON")]
 
 
 @job
@@ -376,7 +377,7 @@ async def where_it_waits(ctx: JobContext, gate: str) -> None:
 
 
 async def deep_inside(gate: str) -> None:
-    while not Path(gate).exists():
+    while not Path(gate).exists():  # noqa: ASYNC110 - another process makes it
         await asyncio.sleep(0.05)
 
 
@@ -390,8 +391,8 @@ def where_it_sits(gate: str) -> None:
 def speaks(ctx: JobContext) -> None:
     import logging
 
-    print("to stdout")
-    print("to stderr", file=sys.stderr)
+    print("to stdout")  # noqa: T201
+    print("to stderr", file=sys.stderr)  # noqa: T201
     subprocess.run(["echo", "from a child"], check=True)
     os.write(1, b"\xff\n")
     logging.getLogger("shop").warning("out of stock")

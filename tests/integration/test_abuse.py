@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,13 +26,14 @@ from tests.integration.waiting import eventually
 
 pytestmark = [pytest.mark.database("sqlite")]
 MODULE = "tests.integration.abusive_jobs"
+ENOUGH: dict[str, Any] = {"max_workers": 4, "kill_grace": 0.5, "modules": [MODULE]}
 EXITED = "the worker process exited with code {}"
 KILLED = "the worker process was killed by {}"
 
 
 @pytest.fixture
 async def sq(start: StartSidequest) -> Sidequest:
-    return await start(max_workers=4, kill_grace=0.5, modules=[MODULE])
+    return await start(**ENOUGH)
 
 
 @asynccontextmanager
@@ -165,7 +167,7 @@ async def test_half_a_message_in_its_channel_is_the_jobs_own_crash(sq: Sidequest
         assert await verdict(handle) == crash("the worker process was killed: a message came in part only")
 
 
-# What is returned and raised
+# Results and errors
 
 
 RETURNED = {
@@ -259,7 +261,7 @@ CHANGES = {
     "environment": "the environment variable POISON was changed",
     "variable": "the environment variable PATH was changed",
     "signals": "SIGTERM has another handler",
-    "alarm": "an interval timer is set",
+    "alarm": "an interval timer was changed",
     "limit": "RLIMIT_NOFILE is 100",
 }
 
@@ -289,8 +291,9 @@ async def test_a_worker_that_a_job_has_changed_is_replaced(
     ],
 )
 async def test_a_worker_in_which_a_job_has_left_something_running_is_replaced(
-    sq: Sidequest, definition: object, words: str, capfd: pytest.CaptureFixture[str]
+    start: StartSidequest, capfd: pytest.CaptureFixture[str], definition: object, words: str
 ) -> None:
+    sq = await start(**ENOUGH)
     async with neighbours(sq):
         handle = await definition.enqueue()  # type: ignore[attr-defined]
         pid = await handle.result(timeout=10)
@@ -387,8 +390,9 @@ async def test_the_kernel_would_rather_take_a_worker_than_the_engine(sq: Sideque
 
 
 async def test_a_job_that_blocks_its_loop_is_named_and_others_run_elsewhere(
-    sq: Sidequest, capfd: pytest.CaptureFixture[str]
+    start: StartSidequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    sq = await start(**ENOUGH)
     neighbour = await sq.enqueue(jobs.healthy.call(3))
     await eventually(lambda: _begun(neighbour))
     handle = await sq.enqueue(jobs.blocks_the_loop.call(4))
@@ -406,7 +410,8 @@ async def test_a_job_that_blocks_its_loop_is_named_and_others_run_elsewhere(
 # Output
 
 
-async def test_what_a_job_prints_is_logged_with_its_name_once(sq: Sidequest, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_what_a_job_prints_is_logged_with_its_name_once(start: StartSidequest, capfd: pytest.CaptureFixture[str]) -> None:
+    sq = await start(**ENOUGH)
     handle = await sq.enqueue(jobs.speaks.call())
     await handle.wait(timeout=10)
     told = await _logged(capfd, "out of stock")
@@ -440,7 +445,10 @@ async def test_an_app_whose_stderr_nobody_reads_has_an_engine_that_works(url: st
 
 
 async def _logged(capfd: pytest.CaptureFixture[str], words: str) -> str:
-    """What the engine has logged since the last time, as soon as these words are in it."""
+    """What the engine has logged since the last time, as soon as these words are in it.
+
+    The engine must have been started in the test itself: it keeps the stderr that it was started with.
+    """
     told = ""
 
     def there() -> bool:

@@ -31,6 +31,18 @@ async def test_jobs_run_here_and_start_no_process(inline: Sidequest, mark: str) 
     assert not marked_processes(mark)
 
 
+@pytest.mark.parametrize(("definition", "line"), [(jobs.nap, "asyncio.sleep(seconds)"), (jobs.sleep, "time.sleep(seconds)")])
+async def test_a_running_job_shows_where_it_is(inline: Sidequest, definition: object, line: str) -> None:
+    handle = await definition.enqueue(1)  # type: ignore[attr-defined]
+
+    async def runs() -> bool:
+        return (await handle.refresh()).state is State.RUNNING
+
+    await eventually(runs)
+    assert line in await inline.jobs.stack(handle.id)
+    await handle.result(timeout=5)
+
+
 async def test_a_sync_job_does_not_block_the_loop(inline: Sidequest) -> None:
     slow = await jobs.sleep.enqueue(0.5)
     assert await (await jobs.add.enqueue(1, 2)).result(timeout=5) == 3

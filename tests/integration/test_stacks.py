@@ -27,7 +27,9 @@ async def sq(start: StartSidequest) -> Sidequest:
 
 
 @pytest.mark.parametrize(("definition", "line"), [(jobs.where_it_waits, "deep_inside"), (jobs.where_it_sits, "where_it_sits")])
-async def test_a_running_job_shows_its_own_stack_and_goes_on(sq: Sidequest, tmp_path: Path, definition: object, line: str) -> None:
+async def test_a_running_job_shows_its_own_stack_and_goes_on(
+    sq: Sidequest, tmp_path: Path, definition: object, line: str
+) -> None:
     gate = tmp_path / "gate"
     handle = await sq.enqueue(definition.call(str(gate)))  # type: ignore[attr-defined]
     await eventually(lambda: _running(sq, 1))

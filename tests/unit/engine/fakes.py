@@ -230,6 +230,7 @@ class FakeLink:
     ) -> Death:
         self._tell = on_frame
         self.print = on_output
+        self.greeting = greeting
         return await self._death
 
     def write(self, frame: bytes) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import anyio
 import pytest
 
-from sidequest.engine.crew import CLOSE_WAIT, START_WAITS
+from sidequest.engine.crew import CLOSE_WAIT, SHUNNED_FOR, START_WAITS
 from sidequest.engine.lanes import CROWDED, START_FAILED_WAIT
 from sidequest.jobs.outcome import (
     Completed,
@@ -22,8 +22,8 @@ from sidequest.jobs.outcome import (
     Stopped,
 )
 from sidequest.jobs.record import Progress
-from sidequest.wire.frames import Kind, pack_json, read_json
-from sidequest.wire.messages import StopReason
+from sidequest.wire.frames import Kind, pack, pack_json, read_json
+from sidequest.wire.messages import StopReason, pack_spoiled
 from tests.unit.engine.fakes import claimed
 from tests.unit.engine.virtual_time import epoch_us, settle
 from tests.unit.engine.workshop import workshop
@@ -365,6 +365,63 @@ async def test_a_worker_that_had_its_share_closes_also_when_the_last_jobs_in_it_
         shop.links[0].returned(2)
         await settle()
         assert shop.links[0].told(Kind.CLOSE) == 1
+
+
+async def test_a_spoiled_worker_takes_no_more_and_the_job_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    async with workshop(warm=2, concurrency=3) as shop:
+        await shop.accept(1, 2)
+        shop.links[0].say(pack_spoiled([1], ["the umask is 0777", "SIGTERM has another handler"]))
+        await shop.end(0, 1)
+        await shop.accept(3)
+        before = shop.links[0].told(Kind.CLOSE)
+        await shop.end(0, 2)
+        assert (shop.ran, before, shop.links[0].told(Kind.CLOSE)) == ([[1, 2], [3]], 0, 1)
+        assert caplog.messages == [
+            "job 1 (async) left worker 1000 spoiled: the umask is 0777; SIGTERM has another handler; it is replaced"
+        ]
+
+
+async def test_where_several_jobs_may_have_spoiled_a_worker_none_is_accused(caplog: pytest.LogCaptureFixture) -> None:
+    async with workshop() as shop:
+        await shop.accept(7)
+        shop.links[0].say(pack_spoiled([3, 5, 7], ["the umask is 0777"]))
+        [told] = caplog.messages
+        assert told.startswith("one of 3 jobs, the last of them job 7 (async) left worker 1000 spoiled")
+
+
+async def test_jobs_that_queue_in_a_spoiled_worker_are_called_back() -> None:
+    async with workshop(max_workers=1) as shop:
+        await shop.teach_short()
+        await shop.accept(1, 2, name="sync")
+        shop.links[0].say(pack_spoiled([1], ["the umask is 0777"]))
+        assert shop.links[0].told(Kind.RECALL) == 1
+
+
+async def test_a_module_whose_import_ended_a_worker_is_left_out_for_a_while() -> None:
+    async with workshop(warm=0) as shop:
+        shop.lanes.crew.start(1)
+        await settle()
+        shop.links[0].say(pack(Kind.LOADING, b"good_shop"))
+        shop.links[0].say(pack(Kind.LOADING, b"bad_shop"))
+        shop.links[0].die(3)
+        await shop.look(every=START_WAITS[0])
+        shunned = shop.links[1].greeting["shunned"]
+        await shop.greet()
+        await anyio.sleep(SHUNNED_FOR)
+        shop.lanes.crew.start(1)
+        await settle()
+        assert shunned == {"bad_shop": "the worker process exited with code 3 while it imported this"}
+        assert shop.links[2].greeting["shunned"] == {}
+
+
+async def test_a_module_whose_import_does_not_end_is_left_out_by_the_next_worker() -> None:
+    async with workshop(warm=0, worker_start_timeout=timedelta(seconds=5)) as shop:
+        shop.lanes.crew.start(1)
+        await settle()
+        shop.links[0].say(pack(Kind.LOADING, b"bad_shop"))
+        await shop.look(times=2, every=5.1)
+        assert shop.links[0].kills == [0]
+        assert shop.links[1].greeting["shunned"] == {"bad_shop": "importing it took too long"}
 
 
 async def test_a_worker_that_does_not_close_is_killed() -> None:

@@ -146,6 +146,32 @@ def test_a_running_sync_job_whose_worker_was_killed_for_another_is_released() ->
     assert kinds(held, held[0], Role.SYNC, Death(-9, killed_for=2)) == [Released, Stopped, None]
 
 
+# Killed for a cause: what the worker did as a whole
+
+CAUSE = Death(-9, cause="it used 900 MB", suspect=2)
+MESSAGE = "the worker process was killed: it used 900 MB"
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_job_alone_in_a_worker_that_was_killed_for_a_cause_crashed(role: Role) -> None:
+    [job] = jobs(1)
+    assert judged([job], None, role, CAUSE) == [Crashed(JobError("crash", "WorkerDied", MESSAGE))]
+
+
+def test_of_sync_jobs_the_one_that_ran_when_the_cause_was_seen_crashed_whoever_runs_now() -> None:
+    held = jobs(3)
+    assert kinds(held[1:], held[2], Role.SYNC, CAUSE) == [Crashed, Released]
+
+
+def test_of_sync_jobs_the_first_crashed_when_none_ran_as_the_cause_was_seen() -> None:
+    assert kinds(jobs(2), None, Role.SYNC, Death(-9, cause="half a message")) == [Crashed, None]
+
+
+def test_of_several_async_jobs_a_cause_blames_none() -> None:
+    held = jobs(3)
+    assert kinds(held, held[1], Role.ASYNC, CAUSE) == [SharedCrash] * 3
+
+
 # Told to stop, and the worker died by itself
 
 

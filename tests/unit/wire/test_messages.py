@@ -158,6 +158,12 @@ def test_a_timeout_of_unknown_length_is_still_told() -> None:
     assert StopReason.TIMEOUT.describe() == "the timeout was reached"
 
 
+def test_findings_arrive_and_are_cut() -> None:
+    frame = messages.pack_spoiled([1, 2], ["the umask is 0777", "x" * 1_000])
+    found = messages.read_spoiled(payload(frame, Kind.SPOILED))
+    assert found == ([1, 2], ["the umask is 0777", "x" * messages.LONGEST_FINDING])
+
+
 # What a job may write to the worker's socket behind our back
 
 
@@ -173,6 +179,7 @@ READERS: list[Callable[[bytes], object]] = [
     messages.read_ids,
     messages.read_halt,
     messages.read_progress,
+    messages.read_spoiled,
 ]
 
 

@@ -167,3 +167,15 @@ def test_a_catalogue_is_out_of_date_after_another_import(write: Write) -> None:
     before = loader.changed
     loader.find("sq_shop.mail:send")
     assert (before, loader.changed) == (False, True)
+
+
+def test_a_shunned_module_is_not_imported_and_says_why(write: Write) -> None:
+    write("bad_shop", "raise SystemExit")
+    write("good_shop")
+    announced: list[str] = []
+    loader = Loader(["good_shop", "bad_shop"], None, {"bad_shop": "it ended a worker"}, announced.append)
+    loader.load_all()
+    assert announced == ["good_shop", "bad_shop"]
+    assert loader.find("bad_shop:send") is None
+    assert str(loader.failure("bad_shop:send")) == "it ended a worker"
+    assert loader.find("good_shop:send") is not None
