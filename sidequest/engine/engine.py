@@ -195,11 +195,12 @@ class Engine:
         with anyio.move_on_after(FLUSH_WAIT) as flushing:
             await self._outbox.emptied()
         if flushing.cancelled_caught:
-            logger.error("the database did not take the last job changes: those jobs will run again")
+            logger.error("the database did not take the last job changes: those jobs will run again after a lease's life")
         await self._announcer.flush()
         await failpoints.reach("shutdown.before_forget")
-        with suppress(SidequestError):
-            await self._heartbeat.leave()
+        if not flushing.cancelled_caught:  # or else this row is what its jobs are found by
+            with suppress(SidequestError):
+                await self._heartbeat.leave()
         await _first_of(CLOSE_WAIT, self._lanes.crew.gone)  # what is left after that is killed with its task
 
     async def _watch_lanes(self) -> None:

@@ -48,9 +48,17 @@ class Heartbeat:
         self.unbroken_since = monotonic()
 
     async def leave(self) -> None:
-        """Remove this engine's row; no beat after this brings it back."""
+        """Remove this engine's row; no beat after this brings it back. Nothing may be claimed any more.
+
+        After a claim whose answer was lost the row stays, when what that claim brought so far has been
+        given back: more may land after this, and whatever an engine without a row holds is found by nobody.
+        """
         self._left = True
-        await self._store.forget_engine(self._engine_id)
+        if self._uncertain:
+            await self._reconcile()
+            await self._reconcile()  # no other claim's answer is on its way: what is unknown now is a stray
+        else:
+            await self._store.forget_engine(self._engine_id)
 
     async def run(self) -> None:
         interval = self._settings.heartbeat_interval.total_seconds()

@@ -48,17 +48,21 @@ class Rescue:
             try:
                 for engine_id in await self._dead():
                     await self.release(engine_id, "its engine stopped giving signs of life")
+                    await self._store.forget_engine(engine_id)
+                    self._seen.pop(engine_id, None)
             except SidequestError as error:
                 logger.warning("rescue failed: %s", error)
 
     async def release(self, engine_id: str, reason: str) -> int:
-        """Take back all that this engine holds, and forget it; how many jobs that were."""
+        """Take back all that this engine holds; how many jobs that were.
+
+        It stays registered: a claim that it had sent when it died may still land, and whatever an engine
+        without a row holds is found by nobody. It is forgotten when its beat has stood still for a lease life.
+        """
         count = 0
         while held := await self._store.held_by(engine_id, BATCH):
             await self._give_back(held, reason)
             count += len(held)
-        await self._store.forget_engine(engine_id)
-        self._seen.pop(engine_id, None)
         if count:
             logger.warning("rescued %d jobs of engine %s: %s", count, engine_id, reason)
             self._rescued()

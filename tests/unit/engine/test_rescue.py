@@ -182,7 +182,16 @@ async def test_more_jobs_than_fit_in_one_look_are_all_taken_back() -> None:
     assert (await post.rescue.release("dead", "gone"), len(post.changes)) == (1_200, 1_200)
 
 
-async def test_an_engine_without_jobs_is_only_forgotten() -> None:
-    post = Post()
+async def test_an_engine_without_jobs_is_only_forgotten(post: Post) -> None:
     post.hold("dead")
-    assert (await post.rescue.release("dead", "gone"), post.store.beats, post.rescued) == (0, {}, 0)
+    await asyncio.sleep(LONG_ENOUGH)
+    assert ("dead" in post.store.beats, post.changes, post.rescued) == (False, {}, 0)
+
+
+async def test_a_claim_of_a_dead_engine_that_lands_after_the_hand_over_is_rescued_as_well(post: Post) -> None:
+    post.hold("dead", 1)
+    await post.rescue.release("dead", "its engine process died")
+    post.hold("dead", 2)
+    await asyncio.sleep(LONG_ENOUGH)
+    assert post.changes == {1: State.WAITING, 2: State.WAITING}
+    assert "dead" not in post.store.beats
