@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
 
+from sidequest import failpoints
 from sidequest.backends import make_backend
 from sidequest.config import Settings
 from sidequest.engine.engine import Engine, Orders
@@ -36,11 +37,19 @@ class AppPipe(asyncio.Protocol):
 
     def __init__(self, out: asyncio.WriteTransport) -> None:
         self.started: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self.engine: Engine | None = None
         self.grace = ORPHAN_GRACE
         self._out = out
+        self._engine: Engine | None = None
+        self._early_stop: float | None = None
+        """Within how long to stop, if that was said before there was an engine."""
         self._splitter = Splitter()
         self._watched: set[int] = set()
+
+    def attach(self, engine: Engine) -> None:
+        """Pass on what the app says to this engine; at once that it must stop, if the app has said so or is gone."""
+        self._engine = engine
+        if self._early_stop is not None:
+            engine.stop(self._early_stop)
 
     def send(self, kind: Kind, content: object) -> None:
         """Tell the app. Never waits for it: an app that does not read must not stop the engine."""
@@ -66,8 +75,13 @@ class AppPipe(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.started.done():
             self.started.cancel()
-        if self.engine is not None:
-            self.engine.stop(self.grace)
+        self._stop(self.grace)
+
+    def _stop(self, within: float) -> None:
+        if self._engine is not None:
+            self._engine.stop(within)
+        else:
+            self._early_stop = within
 
     def _handle(self, kind: Kind, payload: bytes) -> None:
         if kind is Kind.START:
@@ -76,7 +90,10 @@ class AppPipe(asyncio.Protocol):
         if kind is Kind.PING:
             self.send(Kind.PONG, None)
             return
-        engine = self.engine
+        if kind is Kind.STOP:
+            self._stop(read_json(payload))
+            return
+        engine = self._engine
         if engine is None:
             return
         match kind:
@@ -92,8 +109,6 @@ class AppPipe(asyncio.Protocol):
                 news = read_json(payload)
                 sys.path[:] = news["path"]
                 engine.learn(news["modules"])
-            case Kind.STOP:
-                engine.stop(read_json(payload))
             case _:
                 pass
 
@@ -140,10 +155,11 @@ async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
     script = Script(**start["script"]) if start["script"] else None
     store = make_backend(settings.url, role="engine")
     try:
+        await failpoints.reach("engine.before_open")
         await store.open()
         await store.check_schema()
         engine = Engine(Orders(settings, script, start["predecessor"]), store, WorkerProcess, pipe)
-        pipe.engine = engine
+        pipe.attach(engine)
         _drain_on_signals(engine)
         await engine.run(lambda: pipe.send(Kind.READY, {"engine": engine.engine_id, "pid": os.getpid()}))
     finally:

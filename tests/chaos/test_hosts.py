@@ -15,7 +15,7 @@ from sidequest import Sidequest, State
 from sidequest.failpoints import VARIABLE
 from tests.chaos import chaos_jobs as jobs
 from tests.chaos.conftest import StartHost, all_ended, all_records, own_descriptors
-from tests.chaos.hosts import Host
+from tests.chaos.hosts import Host, kill_all
 from tests.chaos.soak import sockets_of
 from tests.chaos.truth import TruthLog, check
 from tests.integration.waiting import eventually
@@ -29,7 +29,7 @@ async def test_a_host_whose_power_fails_is_rescued_within_a_lease_life_and_a_loo
 ) -> None:
     """Row 15: nobody is left there to say anything."""
     doomed = await host(max_workers=2)
-    handles = await sq.enqueue_many([jobs.nap.call(2.5), jobs.work.call(2.5)] * 3)
+    handles = await sq.enqueue_many([jobs.nap.call(6.0), jobs.work.call(6.0)] * 3)
     await eventually(lambda: len(truth.running()) >= 4)
     rescuer = await host(max_workers=2)
     await asyncio.sleep(1.0)  # it must have seen the other one live
@@ -124,6 +124,33 @@ async def test_a_stop_before_it_has_started_leaves_nothing(
         await eventually(lambda one=one: one.exit_code is not None, 15)
         await eventually(lambda one=one: not one.engines and not one.workers, 5)
     assert await sq._store.list_engines() == []
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_an_app_that_dies_while_its_engine_starts_leaves_no_engine(
+    url: str, sq: Sidequest, mark: str, truth: TruthLog, tmp_path: Path, host: StartHost
+) -> None:
+    """Row 2: the end of the pipe comes when nobody is there yet to be stopped by it."""
+    one = Host("early", url, mark, tmp_path, truth.path, migrate=False, environ={VARIABLE: "engine.before_open=sleep:3"})
+    one.start()
+    await eventually(lambda: one.engines)
+    await asyncio.sleep(1.5)  # it has its orders by now
+    kill_all(one.app)
+    await eventually(lambda: one.exit_code is not None and not one.engines, within=10)
+    assert await sq._store.list_engines() == []
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_a_stop_while_a_new_engine_starts_does_not_wait_for_its_whole_time(sq: Sidequest, host: StartHost) -> None:
+    """Row 64: the order to stop comes before there is an engine to obey it."""
+    one = await host(shutdown_timeout=20, environ={VARIABLE: "engine.before_open=sleep:2"})
+    [first] = one.engines
+    kill_all([first])
+    await eventually(lambda: one.engines not in ([], [first]))
+    await asyncio.sleep(1.0)
+    one.terminate()
+    await eventually(lambda: one.exit_code == 0, within=10)
+    assert not one.engines
 
 
 async def test_a_stop_under_continual_insertion_leaves_no_job_held(

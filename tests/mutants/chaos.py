@@ -73,9 +73,15 @@ MUTANTS: Sequence[Mutant] = (
     ),
     pipe(
         name="an engine works on when its app is gone",
-        before="            self.engine.stop(self.grace)",
-        after="            pass",
+        before="        self._stop(self.grace)",
+        after="        pass",
         seen_by=f"{ARROWS}test_an_app_that_dies_leaves_its_jobs_to_end_or_to_wait",
+    ),
+    pipe(
+        name="an engine that is starting does not hear that its app is gone, or stops",
+        before="            self._early_stop = within",
+        after="            pass",
+        seen_by=f"{HOSTS}test_an_app_that_dies_while_its_engine_starts_leaves_no_engine",
     ),
     # Leases and rescue
     rescue(
