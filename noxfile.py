@@ -7,6 +7,7 @@ nox -s tests-on        all tests, on every supported Python that is installed
 nox -s tests -- -k x   arguments after -- go to pytest
 nox -s conformance -- --databases postgres,mysql
 nox -s mutants -- --databases sqlite --only lease
+nox -s mutants -- --databases chaos      those of engines and workers
 nox -s chaos           processes killed, frozen and cut off, on every database: minutes; --chaos-scale 0.2 for fewer
 nox -s soak            a minute of everything at once; -- --database mysql --seconds 600
 nox -s plans           what the databases do for our statements when there are millions of jobs; --rows for fewer
@@ -91,7 +92,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Whether the conformance suite has teeth: it must notice each fault that is planted in a backend."""
+    """Whether the suites have teeth: they must notice each fault that is planted in a backend, an engine or an app."""
     install(session, "test", "servers")
     session.run("python", "-m", "tests.mutants", *session.posargs)
 

@@ -40,6 +40,7 @@ POINTS: Mapping[str, str] = {
     "migrate.after_step": "a step is applied, and the next one has not begun",
     "app.before_engine": "the tables fit, and the engine process is about to be started",
     # engine
+    "engine.before_open": "the engine has its orders, and is about to open the database",
     "engine.before_ready": "the engine is registered and its predecessor's jobs are released, and the app has not heard of it",
     "claim.before_commit": "jobs are about to be claimed",
     "claim.after_commit": "jobs are claimed, and nobody here knows of them",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
 
+from sidequest import failpoints
 from sidequest.backends import make_backend
 from sidequest.config import Settings
 from sidequest.engine import output
@@ -199,6 +200,7 @@ async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
     script = Script(**start["script"]) if start["script"] else None
     store = make_backend(settings.url, role="engine")
     try:
+        await failpoints.reach("engine.before_open")
         await store.open()
         await store.check_schema()
         if pipe.over.is_set():

@@ -103,9 +103,17 @@ class Heartbeat:
         self._landed(sent_at)
 
     async def leave(self) -> None:
-        """Remove this engine's row; no beat after this brings it back."""
+        """Remove this engine's row; no beat after this brings it back. Nothing may be claimed any more.
+
+        After a claim whose answer was lost the row stays, when what that claim brought so far has been
+        given back: more may land after this, and whatever an engine without a row holds is found by nobody.
+        """
         self._left = True
-        await self._store.forget_engine(self.engine_id)
+        if self._leases.uncertain:
+            for _ in range(2):  # no other claim's answer is on its way: what is unknown twice is a stray
+                await self._leases.check(self.engine_id)
+        else:
+            await self._store.forget_engine(self.engine_id)
 
     async def run(self) -> None:
         """Beat for ever. What cannot reach the database is tried again sooner than the next beat is due."""

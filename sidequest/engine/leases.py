@@ -48,14 +48,15 @@ class Leases:
         self._knows = knows
         self._lose = lose
         self._doubtful = False
-        self._uncertain = False
+        self.uncertain = False
+        """Whether there may be strays: a claim's answer was lost, or came to an engine that we are no longer."""
         self._suspects: set[tuple[int, str]] = set()
         self._former: dict[str, float] = {}
         self._chance = Random()
 
     def claim_uncertain(self) -> None:
         """A claim's answer was lost: it may have been applied without anybody here knowing."""
-        self._uncertain = True
+        self.uncertain = True
 
     def doubt(self) -> None:
         """Some job of ours may be somebody else's."""
@@ -64,14 +65,14 @@ class Leases:
     def left(self, engine_id: str, until: float) -> None:
         """We are this engine no longer; a claim of its may still come in, `until` (monotonic)."""
         self._former[engine_id] = until
-        self._uncertain = True
+        self.uncertain = True
 
     async def check(self, engine_id: str) -> None:
         """Clear up what is in doubt; it stays in doubt when the store cannot be asked."""
         if self._doubtful:
             await self.find_lost(engine_id)
             self._doubtful = False
-        if self._uncertain:
+        if self.uncertain:
             await self._find_strays(engine_id)
 
     async def find_lost(self, engine_id: str, given_up_by: str | None = None) -> int:
@@ -100,18 +101,18 @@ class Leases:
 
         Only what was unknown at the last check as well: another claim's answer may be on its way.
         """
-        self._uncertain = False
+        self.uncertain = False
         suspects: set[tuple[int, str]] = set()
         try:
             for id in (engine_id, *self._former):
                 suspects |= await self._strays_of(id)
         except BaseException:
-            self._uncertain = True
+            self.uncertain = True
             raise
         self._suspects = suspects
         now = monotonic()
         self._former = {id: until for id, until in self._former.items() if until > now}
-        self._uncertain = self._uncertain or bool(suspects) or bool(self._former)
+        self.uncertain = self.uncertain or bool(suspects) or bool(self._former)
 
     async def _strays_of(self, engine_id: str) -> set[tuple[int, str]]:
         held = await self._store.held_by(engine_id, RECONCILE)
@@ -123,7 +124,7 @@ class Leases:
             await self._store.apply([transitions.finish(job, Released(), None, now, self._chance) for job in strays])
             await failpoints.reach("release.after_write")
             logger.warning("gave back %d jobs of a claim whose answer was lost", len(strays))
-        self._uncertain = self._uncertain or len(held) == RECONCILE
+        self.uncertain = self.uncertain or len(held) == RECONCILE
         return unknown.keys() - {(job.id, job.lease) for job in strays}
 
 

@@ -88,10 +88,10 @@ class Rescue:
         engines = [engine for engine in await self._store.list_engines() if engine.id != self._heartbeat.engine_id]
         self._notice(engines)
         for engine in engines:
-            if await self._died_here(engine):
-                await self.release(engine.id, DIED)
-            elif engine.given_up_by is not None:
+            if engine.given_up_by is not None:
                 await self._go_on(engine.id)
+            elif await self._died_here(engine):
+                await self.release(engine.id, DIED)
             elif self._is_silent(engine.id) and await self._mark(engine):
                 await self._take_back(engine.id, "its engine stopped giving signs of life")
         if any(self._ages.values()):
@@ -104,13 +104,15 @@ class Rescue:
                 await self.release(engine.id, DIED)
 
     async def release(self, engine_id: str, reason: str) -> int:
-        """Take back all that this engine, whose process is known to be gone, holds, and forget it; how many jobs."""
+        """Take back all that this engine, whose process is known to be gone, holds; how many jobs that were.
+
+        It stays listed, as given up: a claim that it had sent when it died may still land, and whatever an
+        engine without a row holds is found by nobody. It is forgotten a lease life later.
+        """
         if self._replay is not None:
             await self._replay()
         await self._store.give_up_engine(engine_id, self._heartbeat.engine_id)
-        count, all_of_them = await self._take_back(engine_id, reason)
-        if all_of_them:
-            await self._forget(engine_id)
+        count, _ = await self._take_back(engine_id, reason)
         return count
 
     # Who is dead

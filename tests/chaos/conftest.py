@@ -112,11 +112,11 @@ async def host(sq: Sidequest, url: str, mark: str, truth: TruthLog, tmp_path: Pa
 
 @pytest.fixture
 async def start(url: str, truth: TruthLog, sq: Sidequest) -> AsyncIterator[StartSidequest]:
-    """Start a Sidequest with an engine in this process; stopped after the test, if it was not before."""
+    """Start a Sidequest in this process, with leases so long that no rescue hides what it does; stopped after the test."""
     started: list[Sidequest] = []
 
     async def start_one(**settings: Any) -> Sidequest:
-        one = Sidequest(url, **{**QUICK, "migrate": False, **settings})
+        one = Sidequest(url, **{"shutdown_timeout": 5, "migrate": False, **settings})
         started.append(one)
         return await one.start()
 
@@ -140,7 +140,7 @@ async def unfinished(sq: Sidequest) -> int:
     return sum(count for state, count in counts.items() if state.value in ("waiting", "claimed", "running"))
 
 
-async def all_ended(sq: Sidequest, within: float = 60.0) -> None:
+async def all_ended(sq: Sidequest, within: float = 40.0) -> None:
     """Return when no job is unfinished."""
 
     async def none_left() -> bool:

@@ -45,7 +45,7 @@ class Host:
         self._read = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:
             self._app = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.host_app", self._url, json.dumps(self._settings)],
+                [sys.executable, "-P", "-m", "tests.chaos.host_app", self._url, json.dumps(self._settings)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environ, cwd=ROOT, start_new_session=True,
             )  # fmt: skip
 

@@ -59,7 +59,7 @@ class Soak:
     folder: Path
     chance: Random
     options: argparse.Namespace
-    mark: str = field(default_factory=lambda: uuid4().hex)
+    mark: str
     hosts: list[Host] = field(default_factory=list[Host])
     enqueued: list[int] = field(default_factory=list[int])
     blows: list[float] = field(default_factory=list[float])
@@ -244,17 +244,20 @@ class Soak:
     async def _finish(self, sq: Sidequest) -> list[str]:
         """Wait until all jobs have ended; what is wrong when they do not."""
         deadline = time.monotonic() + DEADLINE
-        rest = -1
+        rest = dead = -1
         while time.monotonic() < deadline:
             for host in self.hosts:
                 if host.exit_code is not None and not host.engines:
                     host.start()
             with suppress(SidequestError):
                 rest = await unfinished(sq)
-                if not rest:
+                dead = len(await sq._store.list_engines()) - len(self.hosts)
+                if not rest and dead <= 0:  # the dead ones are forgotten after a lease's life
                     return []
             await asyncio.sleep(0.2)
-        return [f"{rest} jobs have not ended {DEADLINE:g} s after the trouble was over"]
+        return [
+            f"{rest} jobs have not ended {DEADLINE:g} s after the trouble was over, or {dead} dead engines are not forgotten"
+        ]
 
     async def _stop_all(self) -> list[str]:
         for host in self.hosts:
@@ -289,6 +292,7 @@ def main() -> int:
     reaper = Reaper()
     folder = Path(tempfile.mkdtemp(prefix="sidequest-soak-"))
     server: Server | None = None
+    mark = uuid4().hex
     try:
         url = f"sqlite:///{folder}/jobs.db"
         if options.database != "sqlite":
@@ -296,12 +300,12 @@ def main() -> int:
             server = kind(reaper)
             server.open()
             url = server.create_database()
-        soak = Soak(url, server, folder, Random(options.seed), options)
+        soak = Soak(url, server, folder, Random(options.seed), options, mark)
         report, numbers = asyncio.run(soak.run())
         say(report, numbers, folder)
         return 1 if report.problems else 0
     finally:
-        for pid in marked_processes(soak.mark):
+        for pid in marked_processes(mark):
             send(pid, signal.SIGKILL)
         reaper.close()
         if not options.keep:

@@ -12,6 +12,7 @@ import pytest
 from sidequest import BackendUnavailable, Sidequest, State
 from sidequest.backends import make_backend
 from sidequest.backends.base import Backend
+from sidequest.engine.outbox import PATIENCE
 from sidequest.failpoints import VARIABLE
 from tests.chaos import chaos_jobs as jobs
 from tests.chaos.conftest import QUICK, StartHost, all_ended, all_records
@@ -140,8 +141,8 @@ async def test_rows_that_somebody_has_locked_hold_up_nobody_else(
     async with opened(url) as store:
         async with store.writer() as session:
             await session.begin()
-            ids = ", ".join(map(str, locked))
-            await session.fetch(f"SELECT id FROM {store.jobs} WHERE id IN ({ids}) FOR UPDATE")
+            for id in locked:  # one by one: a statement that scans locks whatever it comes by
+                await session.fetch(f"SELECT id FROM {store.jobs} WHERE id = :id FOR UPDATE", {"id": id})
             await host(max_workers=2)
             await eventually(lambda: truth.started() == 10)
             assert set(truth.runs()) == {handle.id for handle in handles[1::2]}
@@ -164,6 +165,10 @@ async def test_a_row_that_vanishes_while_its_job_runs_harms_nobody(
     await all_ended(sq)
     assert [record.id for record in await all_records(sq)] == [handle.id, stays]
     assert one.engines == [engine]
+    one.terminate()
+    await eventually(lambda: one.exit_code == 0)
+    assert "was taken away from this engine" in one.words()
+    assert "did not take the last job changes" not in one.words()
 
 
 async def delete_row(url: str, id: int) -> None:
@@ -186,3 +191,49 @@ async def test_a_claim_whose_answer_is_lost_is_found_and_given_back(sq: Sideques
     assert report.runs == report.jobs
     assert one.engines == [engine]
     assert "gave back 5 jobs of a claim whose answer was lost" in one.words()
+
+
+async def test_an_end_that_could_not_be_written_is_written_later(sq: Sidequest, host: StartHost, truth: TruthLog) -> None:
+    handles = await sq.enqueue_many([jobs.glance.call(), jobs.touch.call()] * 5)
+    await host(max_workers=2, lease_life=60, environ={VARIABLE: "end.before_write=raise:BackendUnavailable@1"})
+    await all_ended(sq)
+    report = check([handle.id for handle in handles], await all_records(sq), truth, jobs.EXPECTED)
+    report.assert_clean()
+    assert report.runs == report.jobs
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_an_engine_that_can_write_no_end_claims_no_more(sq: Sidequest, host: StartHost, truth: TruthLog) -> None:
+    """What cannot be ended need not be begun; another engine takes over in the end."""
+    one = await host(max_workers=1, environ={VARIABLE: "end.before_write=raise:BackendUnavailable"})
+    first = await sq.enqueue(jobs.touch.call())
+    await eventually(lambda: len(truth.runs()) == 1)
+    await eventually(lambda: "cannot write 1 job changes" in one.words())
+    await asyncio.sleep(PATIENCE + 1.0)
+    late = await sq.enqueue_many([jobs.touch.call()] * 5)
+    await asyncio.sleep(2.0)  # a gate that is open would let them in at once
+    assert set(truth.runs()) == {first.id}
+    one.terminate()
+    await eventually(lambda: one.exit_code is not None)
+    assert "the database did not take the last job changes" in one.words()
+    await host(max_workers=1)
+    await all_ended(sq)
+    report = check([first.id, *(handle.id for handle in late)], await all_records(sq), truth, jobs.EXPECTED)
+    report.assert_clean()
+    assert report.runs == 7
+
+
+async def test_a_stop_right_after_a_claim_whose_answer_was_lost_gives_it_back(
+    sq: Sidequest, host: StartHost, truth: TruthLog
+) -> None:
+    """Row 64: no heartbeat comes in between that would have found the jobs."""
+    handles = await sq.enqueue_many([jobs.touch.call()] * 5)
+    points = "claim.after_commit=raise:BackendUnavailable@1"
+    one = await host(max_workers=1, heartbeat_interval=30, lease_life=90, environ={VARIABLE: points})
+    await eventually(lambda: "cannot claim jobs" in one.words())
+    one.terminate()
+    await eventually(lambda: one.exit_code == 0)
+    assert (await sq.jobs.count())[State.WAITING] == 5
+    await host(max_workers=1)
+    await all_ended(sq)
+    check([handle.id for handle in handles], await all_records(sq), truth, jobs.EXPECTED).assert_clean()

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from sidequest import Sidequest, State
 from sidequest.failpoints import VARIABLE
 from tests.chaos import chaos_jobs as jobs
 from tests.chaos.conftest import StartHost, all_ended, all_records, own_descriptors
-from tests.chaos.hosts import Host
+from tests.chaos.hosts import Host, kill_all
 from tests.chaos.soak import sockets_of
 from tests.chaos.truth import TruthLog, check
 from tests.integration.waiting import eventually
@@ -28,7 +29,7 @@ async def test_a_host_whose_power_fails_is_rescued_within_a_lease_life_and_a_loo
 ) -> None:
     """Row 15: nobody is left there to say anything."""
     doomed = await host(max_workers=2)
-    handles = await sq.enqueue_many([jobs.nap.call(2.5), jobs.work.call(2.5)] * 3)
+    handles = await sq.enqueue_many([jobs.nap.call(6.0), jobs.work.call(6.0)] * 3)
     await eventually(lambda: len(truth.running()) >= 4)
     rescuer = await host(max_workers=2)
     await asyncio.sleep(1.0)  # it must have seen the other one live
@@ -125,6 +126,33 @@ async def test_a_stop_before_it_has_started_leaves_nothing(
     assert await sq._store.list_engines() == []
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_an_app_that_dies_while_its_engine_starts_leaves_no_engine(
+    url: str, sq: Sidequest, mark: str, truth: TruthLog, tmp_path: Path, host: StartHost
+) -> None:
+    """Row 2: the end of the pipe comes when nobody is there yet to be stopped by it."""
+    one = Host("early", url, mark, tmp_path, truth.path, migrate=False, environ={VARIABLE: "engine.before_open=sleep:3"})
+    one.start()
+    await eventually(lambda: one.engines)
+    await asyncio.sleep(1.5)  # it has its orders by now
+    kill_all(one.app)
+    await eventually(lambda: one.exit_code is not None and not one.engines, within=10)
+    assert await sq._store.list_engines() == []
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_a_stop_while_a_new_engine_starts_does_not_wait_for_its_whole_time(sq: Sidequest, host: StartHost) -> None:
+    """Row 64: the order to stop comes before there is an engine to obey it."""
+    one = await host(shutdown_timeout=20, environ={VARIABLE: "engine.before_open=sleep:2"})
+    [first] = one.engines
+    kill_all([first])
+    await eventually(lambda: one.engines not in ([], [first]))
+    await asyncio.sleep(1.0)
+    one.terminate()
+    await eventually(lambda: one.exit_code == 0, within=10)
+    assert not one.engines
+
+
 async def test_a_stop_under_continual_insertion_leaves_no_job_held(
     url: str, sq: Sidequest, host: StartHost, truth: TruthLog
 ) -> None:
@@ -167,21 +195,22 @@ async def test_an_engine_that_dies_while_it_stops_is_made_up_for_by_the_next_one
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-async def test_a_frozen_engine_that_thaws_overwrites_nothing(sq: Sidequest, host: StartHost, truth: TruthLog) -> None:
+async def test_a_frozen_engine_that_thaws_overwrites_nothing(
+    sq: Sidequest, host: StartHost, truth: TruthLog, tmp_path: Path
+) -> None:
     """Row 16, as far as the store goes: what others have taken over is theirs."""
     frozen = await host(max_workers=2)
-    handles = await sq.enqueue_many([jobs.nap.call(1.0), jobs.work.call(1.0)])
+    await sq.enqueue_many([jobs.twice.call(str(tmp_path / "one"), 1.0, 3.0), jobs.twice.call(str(tmp_path / "two"), 1.0, 0.0)])
     await eventually(lambda: len(truth.running()) == 2)
     [pid] = frozen.engines
     os.kill(pid, signal.SIGSTOP)
     await host(max_workers=2)
-    await all_ended(sq)
-    ends = {record.id: record for record in await all_records(sq)}
+    await eventually(lambda: truth.started() == 4)  # one of them runs again when the thaw comes, the other has ended again
     os.kill(pid, signal.SIGCONT)
     await eventually(lambda: _beats_again(sq, pid))
-    assert {record.id: record for record in await all_records(sq)} == ends
-    assert {record.interrupts for record in ends.values()} == {1}
-    assert [ends[handle.id].state for handle in handles] == [State.COMPLETED] * 2
+    await all_ended(sq)
+    records = await all_records(sq)
+    assert [(record.state, record.result, record.interrupts) for record in records] == [(State.COMPLETED, "later", 1)] * 2
 
 
 async def _beats_again(sq: Sidequest, pid: int) -> bool:

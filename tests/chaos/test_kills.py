@@ -10,14 +10,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from sidequest import Sidequest
 from sidequest.app import engine_process
 from tests.chaos import chaos_jobs as jobs
-from tests.chaos.conftest import StartSidequest, all_ended, all_records, engine_pid
-from tests.chaos.hosts import send
+from tests.chaos.conftest import StartHost, StartSidequest, all_ended, all_records, engine_pid
+from tests.chaos.hosts import kill_all, send
 from tests.chaos.truth import TruthLog, check
 from tests.integration.waiting import eventually, marked_processes
 
@@ -101,6 +102,49 @@ async def test_workers_killed_again_and_again_cost_only_the_job_that_they_ran(
     assert {record.id for record in records if record.crashes} == cut_off
     assert {record.id for record in records if record.interrupts} == set()
     assert statistics.median(replaced) < 0.3 * await burden()
+
+
+async def test_an_async_worker_that_is_killed_charges_none_of_the_jobs_it_shared(
+    start: StartSidequest, truth: TruthLog
+) -> None:
+    """Row 10: it is not certain whose fault it was, so all of them run again, each alone."""
+    sq = await start(max_workers=4)
+    handles = await sq.enqueue_many([jobs.nap.call(1.0)] * 5)
+    await eventually(lambda: len(truth.running()) == 5)
+    [victim] = {run.pid for run in truth.running()}
+    send(victim, signal.SIGKILL)
+    await all_ended(sq)
+    records = await all_records(sq)
+    report = check([handle.id for handle in handles], records, truth, jobs.EXPECTED)
+    report.assert_clean()
+    assert {(record.attempt, record.isolated) for record in records} == {(1, True)}
+    second = [runs[1] for runs in truth.runs().values()]
+    assert len({run.pid for run in second}) > 1
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_a_job_that_holds_the_gil_does_not_outlive_its_engine(
+    start: StartSidequest, truth: TruthLog, tmp_path: Path
+) -> None:
+    """Row 6: its worker cannot see that the engine is gone, so the app kills it before the job runs again."""
+    sq = await start(max_workers=2)
+    handle = await sq.enqueue(jobs.hog.call(str(tmp_path / "flag")))
+    await eventually((tmp_path / "flag").exists)
+    os.kill(engine_pid(sq), signal.SIGKILL)
+    await all_ended(sq)
+    report = check([handle.id], await all_records(sq), truth, jobs.EXPECTED)
+    report.assert_clean()
+    assert report.reruns == 1
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_a_worker_that_nobody_can_kill_any_more_ends_by_itself(sq: Sidequest, host: StartHost, truth: TruthLog) -> None:
+    """App and engine die at once, while a job blocks the loop that would see the end of the line."""
+    one = await host(max_workers=2)
+    await sq.enqueue(jobs.block.call(60.0))
+    await eventually(truth.running)
+    kill_all([*one.app, *one.engines])
+    await eventually(lambda: not one.workers, within=5)
 
 
 def workers_of(mark: str) -> set[int]:

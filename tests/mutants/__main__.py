@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.mutants import mongo, mysql, postgres, sql, sqlite
+from tests.mutants import chaos, mongo, mysql, postgres, sql, sqlite
 from tests.mutants.mutant import Mutant
 from tests.mutants.trial import PACKAGE, ROOT, Verdict, copy_of, judge, run_tests
 from tests.servers.plugin import KINDS
@@ -24,9 +24,13 @@ TABLES: Mapping[str, Sequence[Mutant]] = {
     "mariadb": (*sql.MUTANTS, *mysql.MUTANTS),
     "mysql": mysql.MUTANTS,
     "mongodb": mongo.MUTANTS,
+    "chaos": chaos.MUTANTS,
     "mongodb-standalone": [mutant for mutant in mongo.MUTANTS if mutant.databases],
 }
-"""The mutants of each database; what all SQL databases share is the same on both that speak MySQL's protocol."""
+"""The mutants of each database, and those of engines and workers (`chaos`).
+
+What all SQL databases share is the same on both that speak MySQL's protocol.
+"""
 
 
 def main() -> int:
@@ -48,7 +52,7 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     """The options; `mutants` are those to judge, by database."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="See whether the conformance suite has teeth.")
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="See whether the suites have teeth.")
     parser.add_argument("--databases", metavar="NAMES", default=",".join(TABLES), help=f"of {', '.join(TABLES)}; default: all")
     parser.add_argument("--only", metavar="WORD", default="", help="only mutants with this word in their name or file")
     parser.add_argument(

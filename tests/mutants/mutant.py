@@ -22,7 +22,10 @@ class Mutant:
     before: str
     after: str
     seen_by: str
-    """The tests that notice, one or several with blanks between: `test_fence.py::test_name` or all of `test_fence.py`."""
+    """The tests that notice, one or several with blanks between: `test_fence.py::test_name` or all of `test_fence.py`.
+
+    They are those of the conformance suite, unless they begin with `tests/`.
+    """
     databases: Collection[str] = ()
     """Where the fault makes a difference, if not on all databases of its table."""
 
@@ -31,7 +34,7 @@ class Mutant:
 
     @property
     def tests(self) -> Sequence[str]:
-        return [f"tests/conformance/{test}" for test in self.seen_by.split()]
+        return [test if test.startswith("tests/") else f"tests/conformance/{test}" for test in self.seen_by.split()]
 
     def is_for(self, database: str) -> bool:
         return not self.databases or database in self.databases

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import mongo, mysql, postgres, sql, sqlite
+from tests.mutants import chaos, mongo, mysql, postgres, sql, sqlite
 from tests.mutants.mutant import Mutant
 
 PACKAGE = Path(__file__).parents[2] / "sidequest"
 
 
 TABLES = {
+    "chaos": chaos.MUTANTS,
     "sql": sql.MUTANTS,
     "sqlite": sqlite.MUTANTS,
     "postgres": postgres.MUTANTS,

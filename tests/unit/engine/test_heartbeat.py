@@ -83,6 +83,14 @@ async def test_no_beat_brings_back_an_engine_that_has_left(post: Post) -> None:
     assert post.store.beats == {}
 
 
+async def test_who_leaves_after_a_lost_claim_gives_back_what_it_brought_and_can_still_be_found(post: Post) -> None:
+    post.heartbeat.claim_uncertain()
+    post.store.held["engine-1"] = [claimed(1), claimed(2)]
+    post.known.add(2)
+    await post.heartbeat.leave()
+    assert (post.given_back, "engine-1" in post.store.beats) == ([1], True)
+
+
 async def test_contact_is_unbroken_since_registration(post: Post) -> None:
     since = monotonic()
     await asyncio.sleep(10 * INTERVAL)

@@ -27,6 +27,9 @@ SETTINGS = Settings(
 LONG_ENOUGH = LIFE + 1.1 * LOOK + 0.1
 """The longest from a last beat to the rescue: the beat is noticed one look later, and its age judged when it is up."""
 
+FORGOTTEN_AFTER = LIFE + 3 * LOOK
+"""The longest from the mark that gives an engine up until its row goes."""
+
 
 class Post:
     """The rescue of engine-1, its own heartbeat, and a store that knows other engines."""
@@ -257,10 +260,18 @@ async def test_more_jobs_than_fit_in_one_look_are_all_taken_back() -> None:
     assert (await post.rescue.release("dead", "gone"), len(post.changes)) == (1_200, 1_200)
 
 
-async def test_an_engine_without_jobs_is_only_forgotten() -> None:
-    post = Post()
+async def test_an_engine_without_jobs_is_only_forgotten(post: Post) -> None:
     post.hold("dead")
-    assert (await post.rescue.release("dead", "gone"), post.store.beats, post.rescued) == (0, {}, 0)
+    await asyncio.sleep(LONG_ENOUGH + FORGOTTEN_AFTER)
+    assert ("dead" in post.store.beats, post.changes, post.rescued) == (False, {}, 0)
+
+
+async def test_a_claim_of_a_dead_engine_that_lands_after_the_hand_over_is_rescued_as_well(post: Post) -> None:
+    post.hold("dead", 1)
+    await post.rescue.release("dead", "its engine process died")
+    post.hold("dead", 2)
+    await asyncio.sleep(FORGOTTEN_AFTER)
+    assert (post.changes, "dead" in post.store.beats) == ({1: State.WAITING, 2: State.WAITING}, False)
 
 
 # Engines of this host
@@ -275,12 +286,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Home:
     return HERE
 
 
-async def test_an_engine_of_this_host_whose_process_is_gone_is_released_and_forgotten_at_once(here: Home) -> None:
+async def test_an_engine_of_this_host_whose_process_is_gone_is_released_at_once(here: Home) -> None:
     post = Post()
     post.hold("dead", 1)
     post.store.homes["dead"] = here
     await post.rescue.release_dead_of_this_host()
-    assert (post.changes, post.store.beats) == ({1: State.WAITING}, {})
+    assert (post.changes, post.store.given_up) == ({1: State.WAITING}, {"dead": "engine-1"})
 
 
 async def test_each_round_looks_for_them(here: Home) -> None:
@@ -288,7 +299,7 @@ async def test_each_round_looks_for_them(here: Home) -> None:
     post.hold("dead", 1)
     post.store.homes["dead"] = here
     await post.rescue.round()
-    assert (post.changes, post.store.beats) == ({1: State.WAITING}, {})
+    assert (post.changes, post.store.given_up) == ({1: State.WAITING}, {"dead": "engine-1"})
 
 
 @pytest.mark.parametrize(
