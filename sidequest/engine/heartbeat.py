@@ -116,8 +116,8 @@ class Heartbeat:
             await self._store.forget_engine(self.engine_id)
 
     async def run(self) -> None:
-        """Beat for ever. What cannot reach the database is tried again sooner than the next beat is due."""
-        while True:
+        """Beat until `leave`. What cannot reach the database is tried again sooner than the next beat is due."""
+        while not self._left:
             await self._until_due()
             sent_at = monotonic()
             try:

@@ -33,7 +33,6 @@ from sidequest.jobs.transitions import Change
 from tests.servers import proxy
 from tests.servers.proxy import Proxy
 from tests.servers.server import Server
-from tests.servers.wire import Wire
 
 ON_BOTH = pytest.mark.parametrize("database", ["mongodb", "mongodb-standalone"], indirect=True)
 ON_A_REPLICA_SET = pytest.mark.parametrize("database", ["mongodb"], indirect=True)

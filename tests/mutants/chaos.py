@@ -12,6 +12,7 @@ from tests.mutants.mutant import Mutant
 
 engine = partial(Mutant, file="engine/engine.py")
 outbox = partial(Mutant, file="engine/outbox.py")
+leases = partial(Mutant, file="engine/leases.py")
 heartbeat = partial(Mutant, file="engine/heartbeat.py")
 rescue = partial(Mutant, file="engine/rescue.py")
 verdicts = partial(Mutant, file="engine/verdicts.py")
@@ -31,14 +32,14 @@ MUTANTS: Sequence[Mutant] = (
     # An engine dies
     keeper(
         name="nobody starts a new engine",
-        before="            deaths = await self._restart(deaths)",
+        before="            await self.insist(predecessor=self.engine_id)",
         after="            return",
         seen_by=TAKES_OVER,
     ),
     keeper(
         name="the new engine is not told of its predecessor",
-        before="await self.start(predecessor=self.engine_id)",
-        after="await self.start()",
+        before="await self.insist(predecessor=self.engine_id)",
+        after="await self.insist()",
         seen_by=TAKES_OVER,
     ),
     engine(
@@ -49,8 +50,8 @@ MUTANTS: Sequence[Mutant] = (
     ),
     keeper(
         name="the workers of a dead engine are left alone",
-        before="                    os.killpg(pid, signal.SIGKILL)",
-        after="                    pass",
+        before="            await self._orphans.end()",
+        after="            pass",
         seen_by=f"{KILLS}test_a_job_that_holds_the_gil_does_not_outlive_its_engine",
     ),
     worker(
@@ -79,22 +80,22 @@ MUTANTS: Sequence[Mutant] = (
     ),
     pipe(
         name="an engine that is starting does not hear that its app is gone, or stops",
-        before="            self._early_stop = within",
-        after="            pass",
+        before="        self.over.set()",
+        after="        pass",
         seen_by=f"{HOSTS}test_an_app_that_dies_while_its_engine_starts_leaves_no_engine",
     ),
     # Leases and rescue
     rescue(
         name="an engine is taken for dead at first sight",
-        before="if now - since >= life]",
-        after="if now >= since]",
+        before="return contact is not None and now - contact >= self._life and now - self._seen[engine_id][1] >= self._life",
+        after="return contact is not None",
         seen_by=f"{HOSTS}test_a_frozen_engine_that_thaws_overwrites_nothing "
         f"{HOSTS}test_a_host_whose_power_fails_is_rescued_within_a_lease_life_and_a_look",
     ),
     rescue(
         name="nobody is ever taken for dead",
-        before="if now - since >= life]",
-        after="if now - since < 0]",
+        before="return contact is not None and now - contact >= self._life and now - self._seen[engine_id][1] >= self._life",
+        after="return False",
         seen_by=f"{HOSTS}test_a_host_whose_power_fails_is_rescued_within_a_lease_life_and_a_look",
     ),
     Mutant(
@@ -104,35 +105,35 @@ MUTANTS: Sequence[Mutant] = (
         after="WHERE id = :the_id AND :the_lease = :the_lease AND {guard(shape)}",
         seen_by=f"{HOSTS}test_a_frozen_engine_that_thaws_overwrites_nothing",
     ),
-    heartbeat(
+    leases(
         name="a claim whose answer was lost is never looked for",
-        before="        if self._uncertain:\n            await self._reconcile()\n\n",
-        after="",
+        before="        if self.uncertain:\n            await self._find_strays(engine_id)",
+        after="        pass",
         seen_by=f"{DATABASE}test_a_claim_whose_answer_is_lost_is_found_and_given_back",
     ),
     heartbeat(
         name="who stops does not look for the claim whose answer was lost",
-        before="        if self._uncertain:\n            await self._reconcile()\n            await self._reconcile()",
-        after="        if self._uncertain:\n            pass",
+        before="                await self._leases.check(self.engine_id)\n        else:",
+        after="                pass\n        else:",
         seen_by=f"{DATABASE}test_a_stop_right_after_a_claim_whose_answer_was_lost_gives_it_back",
     ),
     heartbeat(
         name="a beat brings back an engine that has stopped",
-        before=" and not self._left:",
-        after=":",
+        before="elif not self._left:",
+        after="else:",
         seen_by="tests/unit/engine/test_heartbeat.py::test_no_beat_brings_back_an_engine_that_has_left",
     ),
     # Ends
     outbox(
         name="the gate is never closed",
-        before="return not failing and len(self._entries) < FULL",
+        before="return not failing and len(self._entries) + len(self._in_flight) < FULL and self._bytes < FULL_BYTES",
         after="return True",
         seen_by=f"{DATABASE}test_an_engine_that_can_write_no_end_claims_no_more",
     ),
     outbox(
         name="an end that cannot be written is dropped",
-        before="                await asyncio.sleep(WAITS[min(tries, len(WAITS) - 1)])",
-        after="                return frozenset()",
+        before="                await asyncio.sleep(self._trouble.met(error, f\" ({self.waiting} ends wait)\"))",
+        after="                return _Done([], [])",
         seen_by=f"{DATABASE}test_an_end_that_could_not_be_written_is_written_later",
     ),
     engine(
@@ -143,8 +144,8 @@ MUTANTS: Sequence[Mutant] = (
     ),
     engine(
         name="an engine that could not write its last ends is forgotten with them",
-        before="        if not flushing.cancelled_caught:  # or else this row is what its jobs are found by",
-        after="        if True:",
+        before="        if flushing.cancelled_caught:\n            await self._keep_the_rest()",
+        after="        if False:\n            await self._keep_the_rest()",
         seen_by=f"{DATABASE}test_an_engine_that_can_write_no_end_claims_no_more",
     ),
     # A worker dies

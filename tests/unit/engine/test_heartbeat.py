@@ -77,6 +77,8 @@ async def test_a_beat_that_takes_long_does_not_put_off_the_next(post: Post) -> N
     before = post.store.calls.count("beat")
     await asyncio.sleep(0.4 * INTERVAL)
     assert (before, post.store.calls.count("beat")) == (1, 2)
+
+
 async def test_no_beat_brings_back_an_engine_that_has_left(post: Post) -> None:
     await post.heartbeat.leave()
     await asyncio.sleep(3 * INTERVAL)
@@ -84,11 +86,12 @@ async def test_no_beat_brings_back_an_engine_that_has_left(post: Post) -> None:
 
 
 async def test_who_leaves_after_a_lost_claim_gives_back_what_it_brought_and_can_still_be_found(post: Post) -> None:
-    post.heartbeat.claim_uncertain()
+    post.leases.claim_uncertain()
     post.store.held["engine-1"] = [claimed(1), claimed(2)]
-    post.known.add(2)
+    post.holding.append(claimed(2))
     await post.heartbeat.leave()
-    assert (post.given_back, "engine-1" in post.store.beats) == ([1], True)
+    given_back = [change.id for batch in post.store.applied for change in batch]
+    assert (given_back, "engine-1" in post.store.beats) == ([1], True)
 
 
 async def test_contact_is_unbroken_since_registration(post: Post) -> None:
