@@ -411,13 +411,14 @@ async def test_a_job_that_blocks_its_loop_is_named_and_others_run_elsewhere(
 
 
 async def test_what_a_job_prints_is_logged_with_its_name_once(start: StartSidequest, capfd: pytest.CaptureFixture[str]) -> None:
-    sq = await start(**ENOUGH)
+    sq = await start(**ENOUGH, log_level="INFO")
     handle = await sq.enqueue(jobs.speaks.call())
     await handle.wait(timeout=10)
-    told = await _logged(capfd, "out of stock")
+    told = await _logged(capfd, "from the context")
     lines = [line.partition(f", job {handle.id} ({MODULE}:speaks): ")[2] for line in told.splitlines()]
+    of_context = f"INFO sidequest.job: job {handle.id} {MODULE}:speaks: from the context"
     assert sorted(filter(None, lines)) == sorted(
-        ["to stdout", "to stderr", "from a child", "\\xff", "WARNING shop: out of stock"]
+        ["to stdout", "to stderr", "from a child", "\\xff", "WARNING shop: out of stock", of_context]
     )
 
 
