@@ -44,7 +44,7 @@ async def neighbours(sq: Sidequest, seconds: float = 0.8) -> AsyncIterator[None]
     engine = _engine(sq)
     handles = [await sq.enqueue(call) for call in (jobs.healthy.call(seconds), jobs.healthy_sync.call(seconds))]
     for handle in handles:
-        await eventually(lambda handle=handle: _begun(handle))
+        await eventually(lambda handle=handle: _begun(handle), within=60)
     yield
     for handle in handles:
         await handle.result(timeout=20)
@@ -337,19 +337,20 @@ async def test_an_async_job_of_unknown_kind_is_held_back_by_nothing_that_it_leav
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "patience", "words"),
     [
-        ("import os; os._exit(3)", "the worker process exited with code 3 while it imported this"),
-        ("while True: pass", "importing it took too long"),
-        ("import sys; sys.exit('no')", "SystemExit: no"),
+        ("import os; os._exit(3)", 60, "the worker process exited with code 3 while it imported this"),
+        ("import time; time.sleep(600)", 8, "importing it took too long"),
+        ("while True: pass", 8, "importing it took too long"),
+        ("import sys; sys.exit('no')", 60, "SystemExit: no"),
     ],
 )
 async def test_a_module_whose_import_ends_workers_harms_only_its_own_jobs(
-    start: StartSidequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+    start: StartSidequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, patience: float, words: str
 ) -> None:
     (tmp_path / "bad_shop.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    sq = await start(max_workers=4, modules=[MODULE, "bad_shop"], worker_start_timeout=2)
+    sq = await start(max_workers=4, modules=[MODULE, "bad_shop"], worker_start_timeout=patience)
     async with neighbours(sq):
         handle = await sq.enqueue(call_by_name("bad_shop:send"), max_attempts=1)
         state, attempt, crashes, kind, _, message = await verdict(handle)
