@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -81,11 +82,12 @@ class Host:
 
     def die(self) -> None:
         """All of it at once; nobody there has time for a last word."""
-        for _ in range(3):  # what is being started while we kill is found by the next look
-            for pid in marked_processes(self._mark):
-                send(pid, signal.SIGKILL)
         if self._app is not None:
+            self._app.kill()  # by its number: one that was started just now does not bear its mark yet
             self._app.wait()
+        while left := marked_processes(self._mark):  # what was being started while we killed is found by the next look
+            kill_all(left)
+            time.sleep(0.01)
 
     def reap(self) -> None:
         if self._app is not None:

@@ -200,12 +200,12 @@ async def test_a_frozen_engine_that_thaws_overwrites_nothing(
 ) -> None:
     """Row 16, as far as the store goes: what others have taken over is theirs."""
     frozen = await host(max_workers=2)
-    await sq.enqueue_many([jobs.twice.call(str(tmp_path / "one"), 1.0, 3.0), jobs.twice.call(str(tmp_path / "two"), 1.0, 0.0)])
+    await sq.enqueue_many([jobs.twice.call(str(tmp_path / word), 1.0, 4.0) for word in ("one", "two")])
     await eventually(lambda: len(truth.running()) == 2)
     [pid] = frozen.engines
     os.kill(pid, signal.SIGSTOP)
     await host(max_workers=2)
-    await eventually(lambda: truth.started() == 4)  # one of them runs again when the thaw comes, the other has ended again
+    await eventually(lambda: truth.started() >= 4, within=30)  # both run again when the thaw comes
     os.kill(pid, signal.SIGCONT)
     await eventually(lambda: _beats_again(sq, pid))
     await all_ended(sq)

@@ -178,6 +178,6 @@ MUTANTS: Sequence[Mutant] = (
         name="an engine that stops leaves its socket",
         before="        finally:\n            self._close()",
         after="        finally:\n            pass",
-        seen_by=f"{HOSTS}test_a_stop_under_continual_insertion_leaves_no_job_held",
+        seen_by=f"{HOSTS}test_starting_and_stopping_again_and_again_leaks_no_descriptor_and_no_socket",
     ),
 )
