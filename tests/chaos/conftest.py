@@ -116,7 +116,7 @@ async def start(url: str, truth: TruthLog, sq: Sidequest) -> AsyncIterator[Start
     started: list[Sidequest] = []
 
     async def start_one(**settings: Any) -> Sidequest:
-        one = Sidequest(url, **{"shutdown_timeout": 5, "migrate": False, **settings})
+        one = Sidequest(url, **{"engine": "process", "shutdown_timeout": 5, "migrate": False, **settings})
         started.append(one)
         return await one.start()
 
@@ -150,9 +150,9 @@ async def all_ended(sq: Sidequest, within: float = 40.0) -> None:
 
 
 def engine_pid(sq: Sidequest) -> int:
-    assert sq._process is not None
-    assert sq._process.pid is not None
-    return sq._process.pid
+    assert sq._hosting is not None
+    assert sq._hosting.engine.pid is not None
+    return sq._hosting.engine.pid
 
 
 def own_descriptors() -> int:

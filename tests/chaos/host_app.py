@@ -22,7 +22,7 @@ async def main() -> None:
         engine_process.HEALTHY_AFTER = 0.0
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with Sidequest(url, modules=["tests.chaos.chaos_jobs"], **settings):
+    async with Sidequest(url, engine="process", modules=["tests.chaos.chaos_jobs"], **settings):
         print("chaos host is ready", flush=True)
         await stop.wait()
     print("chaos host has stopped", flush=True)

@@ -45,7 +45,7 @@ async def test_an_engine_that_dies_at_an_arrow_loses_and_charges_nothing(
 ) -> None:
     """Rows 4 to 8."""
     one = await died_once(sq, start, monkeypatch, f"{arrow}=kill@1")
-    assert one._process.restarts == 1
+    assert one._hosting.engine.restarts == 1
     records = await all_records(sq)
     report = check([], records, truth, jobs.EXPECTED)
     assert report.jobs == len(MIX)
@@ -72,7 +72,7 @@ async def test_a_job_whose_end_was_written_does_not_run_again(
     monkeypatch.delenv(VARIABLE)
     handle = await one.enqueue(jobs.touch.call())
     assert await handle.result(timeout=20) == handle.id
-    await eventually(lambda: one._process.restarts == 1)
+    await eventually(lambda: one._hosting.engine.restarts == 1)
     assert len(truth.runs()[handle.id]) == 1
 
 
@@ -86,7 +86,7 @@ async def test_an_engine_that_dies_on_the_way_to_its_workers_loses_and_charges_n
     monkeypatch.delenv(VARIABLE)
     await one.enqueue_many([*MIX, jobs.nap.call(1.5)])  # long enough for a heartbeat, and for a look for cancels
     await all_ended(sq)
-    assert one._process.restarts == 1
+    assert one._hosting.engine.restarts == 1
     check([], await all_records(sq), truth, jobs.EXPECTED).assert_clean()
 
 
@@ -99,10 +99,10 @@ async def test_an_engine_that_dies_while_it_takes_over_is_taken_over_itself(
     await eventually(lambda: truth.started() >= 3)
     monkeypatch.setenv(VARIABLE, f"{arrow}=kill@1")  # for the second engine, and for as long as it takes to start it
     os.kill(engine_pid(one), signal.SIGKILL)
-    await eventually(lambda: one._process.restarts == 1)
+    await eventually(lambda: one._hosting.engine.restarts == 1)
     monkeypatch.delenv(VARIABLE)
     await all_ended(sq)
-    assert one._process.restarts == 2
+    assert one._hosting.engine.restarts == 2
     check([], await all_records(sq), truth, jobs.EXPECTED).assert_clean()
 
 

@@ -34,7 +34,7 @@ def load(count: int) -> list:
 
 
 async def engine_is_new(sq: Sidequest, old: int) -> bool:
-    process = sq._process
+    process = sq._hosting.engine
     return process is not None and process.pid != old and process.engine_id is not None
 
 

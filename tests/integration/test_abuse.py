@@ -465,9 +465,9 @@ async def _begun(handle: JobHandle[object]) -> bool:
 
 
 def _engine(sq: Sidequest) -> int:
-    assert sq._process is not None
-    assert sq._process.pid is not None
-    return sq._process.pid
+    assert sq._hosting is not None
+    assert sq._hosting.engine.pid is not None
+    return sq._hosting.engine.pid
 
 
 def _alive(pid: int) -> bool:

@@ -129,8 +129,8 @@ async def test_an_engine_that_was_frozen_goes_on_claiming_under_another_id(
     place: Place, client: Sidequest, start: StartSidequest
 ) -> None:
     sq = await start(**QUICK, queues=["mine"])
-    assert sq._process is not None
-    before, [engine] = sq._process.engine_id, place.engines()
+    assert sq._hosting is not None
+    before, [engine] = sq._hosting.engine.engine_id, place.engines()
     os.kill(engine, signal.SIGSTOP)
     await start(**QUICK, queues=["other"])
     await eventually(lambda: _given_up(client, before))
@@ -140,7 +140,7 @@ async def test_an_engine_that_was_frozen_goes_on_claiming_under_another_id(
     await ended(client, [handle.id])
     record = await handle.refresh()
     assert record.engine != before
-    await eventually(lambda: sq._process is not None and sq._process.engine_id == record.engine)
+    await eventually(lambda: sq._hosting.engine is not None and sq._hosting.engine.engine_id == record.engine)
 
 
 async def _given_up(client: Sidequest, engine: str | None) -> bool:
@@ -185,8 +185,8 @@ async def test_an_engine_whose_row_was_deleted_keeps_its_jobs(client: Sidequest,
     sq = await start(**QUICK)
     handle = await client.enqueue(place.job("a"))
     await place.started("a")
-    assert sq._process is not None
-    engine_id = sq._process.engine_id
+    assert sq._hosting is not None
+    engine_id = sq._hosting.engine.engine_id
     assert engine_id is not None
     await client._opened().forget_engine(engine_id)
     await eventually(lambda: _registered(client, engine_id))
@@ -203,8 +203,8 @@ async def test_a_job_that_is_deleted_while_it_runs_harms_nobody(
     client: Sidequest, place: Place, start: StartSidequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
     sq = await start(**QUICK)
-    assert sq._process is not None
-    pid = sq._process.pid
+    assert sq._hosting is not None
+    pid = sq._hosting.engine.pid
     handle = await client.enqueue(place.job("a"))
     await place.started("a")
     await _delete_row(client, handle.id)
@@ -212,7 +212,7 @@ async def test_a_job_that_is_deleted_while_it_runs_harms_nobody(
     await eventually(lambda: "is no longer there" in capfd.readouterr().err)
     other = await client.enqueue(place.job("b"))
     await ended(client, [other.id])
-    assert sq._process.pid == pid
+    assert sq._hosting.engine.pid == pid
 
 
 async def _delete_row(client: Sidequest, id: int) -> None:

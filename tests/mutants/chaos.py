@@ -132,7 +132,7 @@ MUTANTS: Sequence[Mutant] = (
     ),
     outbox(
         name="an end that cannot be written is dropped",
-        before="                await asyncio.sleep(self._trouble.met(error, f\" ({self.waiting} ends wait)\"))",
+        before='                await asyncio.sleep(self._trouble.met(error, f" ({self.waiting} ends wait)"))',
         after="                return _Done([], [])",
         seen_by=f"{DATABASE}test_an_end_that_could_not_be_written_is_written_later",
     ),
