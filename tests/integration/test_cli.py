@@ -322,7 +322,7 @@ async def test_jobs_are_listed_newest_first_and_filtered(cli: Cli) -> None:
 @everywhere
 async def test_show_has_the_errors_with_their_traces(cli: Cli) -> None:
     await cli.engine()
-    id = cli.enqueue("clijobs:boom")
+    id = cli.enqueue("clijobs:boom", "--max-attempts=1")
     record = await eventually(lambda: (r := cli.read("jobs", "show", str(id)))["errors"] and r)
     assert isinstance(record, dict)
     [error] = record["errors"]
