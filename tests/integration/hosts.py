@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,9 +213,9 @@ async def hosted(
         print(host.log.read_text())  # noqa: T201 - what the server said explains what went wrong
         raise
     finally:
-        if host.process.poll() is None:
+        with suppress(ProcessLookupError):  # also of workers that outlive their master
             os.killpg(host.process.pid, signal.SIGKILL)
-            host.process.wait()
+        host.process.wait()
 
 
 def open_terminal() -> tuple[int, int]:
