@@ -18,7 +18,7 @@ import pytest
 from sidequest import Sidequest
 from sidequest.jobs.definition import registry
 from sidequest.jobs.record import JobRecord
-from tests.chaos.hosts import Host
+from tests.chaos.hosts import Host, kill_all
 from tests.chaos.truth import VARIABLE, TruthLog
 from tests.integration.waiting import MARK, eventually, marked_processes
 from tests.servers.plugin import DATABASES
@@ -80,9 +80,12 @@ def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TruthLog:
 
 @pytest.fixture(autouse=True)
 async def nothing_left_behind(mark: str) -> AsyncIterator[None]:
-    """Within ten seconds after a test nothing of what it started is there."""
+    """Within ten seconds after a test nothing of what it started is there; what is there all the same is killed."""
     yield
-    await eventually(lambda: not marked_processes(mark), within=10)
+    try:
+        await eventually(lambda: not marked_processes(mark), within=10)
+    finally:
+        kill_all(marked_processes(mark))
 
 
 @pytest.fixture

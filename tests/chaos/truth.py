@@ -193,7 +193,12 @@ def check(
     found = {record.id: record for record in records}
     runs = log.runs()
     report = Report(jobs=len(found), states=Counter(record.state.value for record in found.values()))
-    for id in set(enqueued) - found.keys():
+    given = list(enqueued)
+    if len(set(given)) < len(given):
+        report.problems.append(
+            f"{len(given) - len(set(given))} ids were given twice: the database has forgotten what it committed"
+        )
+    for id in set(given) - found.keys():
         report.problems.append(f"job {id} was enqueued and is not in the store")
     for record in found.values():
         _check_job(report, record, runs.get(record.id, ()), expected[record.name], may_charge)
