@@ -167,7 +167,7 @@ async def test_a_row_that_vanishes_while_its_job_runs_harms_nobody(
     assert one.engines == [engine]
     one.terminate()
     await eventually(lambda: one.exit_code == 0)
-    assert "was taken away from this engine" in one.words()
+    assert "is no longer there; its end (completed) was not written" in one.words()
     assert "did not take the last job changes" not in one.words()
 
 
@@ -208,7 +208,7 @@ async def test_an_engine_that_can_write_no_end_claims_no_more(sq: Sidequest, hos
     one = await host(max_workers=1, environ={VARIABLE: "end.before_write=raise:BackendUnavailable"})
     first = await sq.enqueue(jobs.touch.call())
     await eventually(lambda: len(truth.runs()) == 1)
-    await eventually(lambda: "cannot write 1 job changes" in one.words())
+    await eventually(lambda: "cannot write what became of jobs (1 ends wait)" in one.words())
     await asyncio.sleep(PATIENCE + 1.0)
     late = await sq.enqueue_many([jobs.touch.call()] * 5)
     await asyncio.sleep(2.0)  # a gate that is open would let them in at once

@@ -65,7 +65,7 @@ def test_a_value_takes_no_more_than_its_size(text: str) -> None:
         (OperationalError(1406, "Data too long"), ValueError),
         (OperationalError(1146, "Table doesn't exist"), SchemaMismatch),
         *((OperationalError(code, "…"), BackendUnavailable) for code in (1040, 1053, 1153, 1290, 1836, 1927)),
-        *((OperationalError(code, "…"), BackendFull) for code in (1021, 1114)),
+        *((OperationalError(code, "…"), BackendFull) for code in (3, 28, 1021, 1114)),
         *((OperationalError(code, "…"), BackendUnavailable) for code in (2003, 2006, 2013, 3024, 4031, 64_000)),
         (InterfaceError("(0, 'Not connected')"), BackendUnavailable),
         (InternalError("Packet sequence number wrong - got 1 expected 2"), BackendUnavailable),

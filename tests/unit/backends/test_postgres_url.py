@@ -37,7 +37,7 @@ def test_a_plain_url_has_the_documented_defaults() -> None:
     )
 
 
-def test_an_engine_needs_two_connections_for_its_work_whatever_the_app_has() -> None:
+def test_an_engine_works_with_two_connections_whatever_the_app_has() -> None:
     assert read("postgresql://host/db?pool_size=50", "engine").pool_size == 2
     assert read("postgresql://host/db?pool_size=50").pool_size == 50
 
