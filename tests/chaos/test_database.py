@@ -215,7 +215,7 @@ async def test_an_engine_that_can_write_no_end_claims_no_more(sq: Sidequest, hos
     assert set(truth.runs()) == {first.id}
     one.terminate()
     await eventually(lambda: one.exit_code is not None)
-    assert "the database did not take the last job changes" in one.words()
+    assert "the database did not take the last 1 job changes" in one.words()
     await host(max_workers=1)
     await all_ended(sq)
     report = check([first.id, *(handle.id for handle in late)], await all_records(sq), truth, jobs.EXPECTED)

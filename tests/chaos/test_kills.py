@@ -83,7 +83,9 @@ async def test_workers_killed_again_and_again_cost_only_the_job_that_they_ran(
     """Row 10: one sync job per worker; its neighbours never notice."""
     sq = await start(max_workers=4)
     kills, replaced = scale(FULL if database == "postgres" else SOME), []
-    handles = await sq.enqueue_many([jobs.work.options(max_attempts=9).call(0.4) for _ in range(kills * 4)])
+    handles = await sq.enqueue_many(
+        [jobs.work.options(max_attempts=9).call(0.4) for _ in range(4 + kills * 4)]
+    )  # some must wait for the next worker
     killed: set[int] = set()
     for _ in range(kills):
         victim = await eventually(lambda: next((run for run in truth.running() if run.pid not in killed), None))
