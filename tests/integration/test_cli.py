@@ -285,7 +285,7 @@ async def test_show_has_the_errors_with_their_traces(cli: Cli) -> None:
     id = cli.enqueue("clijobs:boom")
     record = await eventually(lambda: (r := cli.read("jobs", "show", str(id)))["errors"] and r)
     assert isinstance(record, dict)
-    [error] = record["errors"]
+    error = record["errors"][0]  # on a slow machine the second attempt may be over as well
     assert (error["kind"], error["type"], error["message"], error["attempt"]) == ("error", "ValueError", "no such thing", 1)
     assert "raise ValueError" in error["trace"]
     assert "raise ValueError" in cli.ok("jobs", "show", str(id))

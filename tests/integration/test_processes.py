@@ -39,7 +39,7 @@ async def test_kill_9_of_the_app_leaves_no_process_and_loses_no_job(url: str, ma
                     await jobs.sleep.enqueue(30)
                     await jobs.nap.enqueue(30)
                 for _ in range(20):
-                    await jobs.add.options(queue="later", delay=2).enqueue(1, 2)
+                    await jobs.add.options(queue="later", delay=600).enqueue(1, 2)
                 print("running", flush=True)
                 await asyncio.sleep(60)
 
@@ -62,6 +62,8 @@ async def test_kill_9_of_the_app_leaves_no_process_and_loses_no_job(url: str, ma
         [record, *_] = await sq.jobs.list(name=jobs.sleep.name, limit=1)
         assert (record.attempt, record.interrupts, record.errors[0].kind) == (0, 1, "interrupt")
     async with Sidequest(url) as sq:
+        for record in await sq.jobs.list(queue="later"):
+            await sq.jobs.run_now(record.id)
         await eventually(lambda: _in_state(sq, State.COMPLETED, 20))
         await eventually(lambda: _in_state(sq, State.RUNNING, 6))
         for record in await sq.jobs.list(state="running"):
