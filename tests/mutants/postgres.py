@@ -17,20 +17,20 @@ MUTANTS: Sequence[Mutant] = (
     # The fence
     backend(
         name="a change is written whoever holds the job",
-        before="AND j.lease IS NOT DISTINCT FROM r.new_the_lease AND",
+        before="AND j.lease IS NOT DISTINCT FROM {new('the_lease')} AND",
         after="AND",
         seen_by="test_fence.py::test_a_former_owner_cannot_finish_what_another_holds",
     ),
     backend(
         name="no lease matches any lease",
-        before="j.lease IS NOT DISTINCT FROM r.new_the_lease",
-        after="(r.new_the_lease IS NULL OR j.lease = r.new_the_lease)",
+        before="j.lease IS NOT DISTINCT FROM {new('the_lease')}",
+        after="({new('the_lease')} IS NULL OR j.lease = {new('the_lease')})",
         seen_by="test_fence.py::test_no_lease_matches_no_lease_only",
     ),
     backend(
         name="the first fence stands for the whole batch",
-        before="WHERE j.id = r.new_the_id AND j.lease IS NOT DISTINCT FROM r.new_the_lease AND",
-        after="WHERE j.id = r.new_the_id AND j.lease IS NOT DISTINCT FROM (:the_lease::text[])[1] AND",
+        before="{name: column[0] for name, column in columns.items() if all_the_same(column)}",
+        after="{name: column[0] for name, column in columns.items() if name == 'the_lease' or all_the_same(column)}",
         seen_by="test_fence.py::test_one_refused_change_does_not_hold_up_the_others",
     ),
     backend(
@@ -66,14 +66,14 @@ MUTANTS: Sequence[Mutant] = (
     ),
     backend(
         name="the claim is returned in any order",
-        before="ordered = sorted(rows, key=lambda row: (places[row[3]], -row[19], row[20], row[0]))",
+        before="ordered = sorted(rows, key=lambda row: (places[row[2]], -row[18], row[19], row[0]))",
         after="ordered = rows",
         seen_by="test_claim.py::test_order_is_priority_then_due_time_then_id",
     ),
     backend(
         name="the queues of a claim are returned in any order",
-        before="(places[row[3]], -row[19], row[20], row[0])",
-        after="(-row[19], row[20], row[0])",
+        before="(places[row[2]], -row[18], row[19], row[0])",
+        after="(-row[18], row[19], row[0])",
         seen_by="test_claim.py::test_only_the_queues_asked_for_and_each_has_its_own_room",
     ),
     backend(

@@ -53,6 +53,8 @@ TYPES = {
     "crashes": "integer", "snoozes": "integer",
 }  # fmt: skip
 """What arrays that are sent hold."""
+CLAIMED_BUT_LEASE = CLAIMED.replace("id, lease,", "id,", 1)
+"""All jobs of a claim have the same lease, which need not come back with each of them."""
 
 
 class PostgresBackend(SqlBackend):
@@ -279,13 +281,13 @@ class PostgresBackend(SqlBackend):
             # The inner limit, which the planner can read, keeps it from taking this for a big query.
             f"(SELECT id FROM (SELECT id FROM {self.jobs} WHERE ready AND queue = q.name "
             f"ORDER BY priority DESC, available_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED) f LIMIT q.room) c)) "
-            f"RETURNING {CLAIMED}, priority, available_at"
+            f"RETURNING {CLAIMED_BUT_LEASE}, priority, available_at"
         )
         asked = {"engine": engine, "lease": lease, "now": self.now(), "queues": list(wanted), "rooms": list(wanted.values())}
         rows = await self.autocommit(lambda session: session.fetch(statement, asked))
         places = {queue: place for place, queue in enumerate(wanted)}
-        ordered = sorted(rows, key=lambda row: (places[row[3]], -row[19], row[20], row[0]))  # RETURNING keeps no order
-        return [claimed_job(row, self.from_column) for row in ordered]
+        ordered = sorted(rows, key=lambda row: (places[row[2]], -row[18], row[19], row[0]))  # RETURNING keeps no order
+        return [claimed_job((row[0], lease, *row[1:]), self.from_column) for row in ordered]
 
     async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
         shape, members = group
@@ -293,12 +295,13 @@ class PostgresBackend(SqlBackend):
         columns: dict[str, list[Any]] = {name: [change.columns[name] for change in ordered] for name in shape.columns}
         if "available_at" in columns:
             columns["ready"] = [due <= now for due in columns["available_at"]]
+        columns["the_lease"] = [change.lease for change in ordered]
+        # What is the same for all travels once: an element of an array costs the driver half a microsecond.
         shared = {name: column[0] for name, column in columns.items() if all_the_same(column)}
         arrays = {name: column for name, column in columns.items() if name not in shared}
-        arrays |= {"the_id": [change.id for change in ordered], "the_lease": [change.lease for change in ordered]}
+        arrays["the_id"] = [change.id for change in ordered]
 
         def new(name: str) -> str:
-            # What is the same for all travels once: an element of an array costs the driver half a microsecond.
             return f":{name}::{TYPES[name]}" if name in shared else f"r.new_{name}"
 
         # Behind OFFSET 0, and with a comparison that no index serves, the lease is no way into the table: with
@@ -306,7 +309,7 @@ class PostgresBackend(SqlBackend):
         statement = (
             f"UPDATE {self.jobs} j SET {assignments(shape, new)} "
             f"FROM (SELECT * FROM {_rows_of(tuple(arrays))} OFFSET 0) r "
-            f"WHERE j.id = r.new_the_id AND j.lease IS NOT DISTINCT FROM r.new_the_lease AND {guard(shape)} RETURNING j.id"
+            f"WHERE j.id = r.new_the_id AND j.lease IS NOT DISTINCT FROM {new('the_lease')} AND {guard(shape)} RETURNING j.id"
         )
         written = {id for (id,) in await session.fetch(statement, {**shared, **arrays, "now": now})}
         return [change.id for change in members if change.id not in written]
