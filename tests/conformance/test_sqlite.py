@@ -318,9 +318,10 @@ async def test_rows_are_readable_with_sqlites_own_tools(store, foreign):
     at = datetime.fromisoformat("2030-05-06T07:08:09.000010+02:00")
     (id,) = await store.insert([NewJob("shop:pay", tags=("a",), at=at)], ANY)
     assert foreign.execute(
-        "SELECT state, ready, available_at, date(available_at), json_extract(tags, '$[0]') FROM sidequest_jobs WHERE id = ?",
+        "SELECT state, ready, datetime(available_at / 1000000, 'unixepoch'), available_at % 1000000, "
+        "json_extract(tags, '$[0]') FROM sidequest_jobs WHERE id = ?",
         (id,),
-    ).fetchone() == ("waiting", 0, "2030-05-06 05:08:09.000010", "2030-05-06", "a")
+    ).fetchone() == ("waiting", 0, "2030-05-06 05:08:09", 10, "a")
 
 
 async def test_ready_says_whether_a_job_can_be_claimed(store, foreign):
@@ -420,19 +421,27 @@ async def test_cancel_requests_are_found_by_their_index(store, foreign, monkeypa
     assert "USING INDEX sidequest_jobs_cancel (engine=?)" in plan
 
 
-@pytest.mark.parametrize("state", ["claimed", "running", "failed", "canceled"])
-async def test_listing_a_rare_state_walks_its_index(store, foreign, monkeypatch, state):
+@pytest.mark.parametrize("state", ["failed", "canceled"])
+async def test_listing_failed_or_canceled_jobs_walks_their_index(store, foreign, monkeypatch, state):
     seen = plans(store, foreign, monkeypatch)
     await store.list_jobs(JobFilter(states=(State(state),)), 10)
     ((_, plan),) = seen
-    assert plan == "SEARCH sidequest_jobs USING INDEX sidequest_jobs_state (state=?)"
+    assert plan == "SEARCH sidequest_jobs USING INDEX sidequest_jobs_missed (state=?)"
+
+
+@pytest.mark.parametrize("states", [("claimed",), ("running",), ("claimed", "running")])
+async def test_listing_held_jobs_walks_their_index(store, foreign, monkeypatch, states):
+    seen = plans(store, foreign, monkeypatch)
+    await store.list_jobs(JobFilter(states=tuple(map(State, states))), 10)
+    ((_, plan),) = seen
+    assert plan == "SCAN sidequest_jobs USING INDEX sidequest_jobs_held"
 
 
 async def test_what_an_engine_holds_is_found_by_its_index(store, foreign, monkeypatch):
     seen = plans(store, foreign, monkeypatch)
     await store.held_by("e1", 10)
     ((_, plan),) = seen
-    assert plan == "SEARCH sidequest_jobs USING INDEX sidequest_jobs_held (engine=?)"
+    assert plan == "SCAN sidequest_jobs USING INDEX sidequest_jobs_held"
 
 
 async def test_counting_reads_indexes_only(store, foreign, monkeypatch):

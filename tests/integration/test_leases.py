@@ -19,8 +19,11 @@ from tests.integration.place import Place, ended
 from tests.integration.waiting import eventually
 from tests.servers.wire import Wire
 
-QUICK = {"heartbeat_interval": 0.5, "lease_life": 2.0, "rescue_interval": 0.3, "kill_grace": 0.5, "max_workers": 2}
-"""A lease life of two seconds instead of a minute."""
+QUICK = {
+    "engine": "process", "heartbeat_interval": 0.5, "lease_life": 2.0, "rescue_interval": 0.3, "kill_grace": 0.5,
+    "max_workers": 2,
+}  # fmt: skip
+"""An engine for each, and a lease life of two seconds instead of a minute."""
 
 
 @pytest.fixture

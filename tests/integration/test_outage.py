@@ -21,7 +21,7 @@ from tests.servers.server import Server
 SERVERS = ["postgres", "mariadb", "mysql", "mongodb"]
 ON_SERVERS = pytest.mark.parametrize("database", SERVERS, indirect=True)
 ON_POSTGRES = pytest.mark.parametrize("database", ["postgres"], indirect=True)
-QUICK = {"heartbeat_interval": 0.5, "lease_life": 30, "kill_grace": 0.5, "max_workers": 2}
+QUICK = {"engine": "process", "heartbeat_interval": 0.5, "lease_life": 30, "kill_grace": 0.5, "max_workers": 2}
 SHORT = QUICK | {"lease_life": 2.0, "rescue_interval": 0.3}
 """A lease life of two seconds instead of a minute."""
 

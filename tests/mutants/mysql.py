@@ -39,6 +39,18 @@ MUTANTS: Sequence[Mutant] = (
         seen_by="test_apply.py::test_a_mixed_batch_writes_every_change "
         "test_texts.py::test_fifty_mebibytes_in_one_insert_and_in_one_apply",
     ),
+    backend(
+        name="a batch with a refused change is not written again",
+        before="        if found:\n            await self._write(",
+        after="        if not found:\n            await self._write(",
+        seen_by="test_fence.py::test_one_refused_change_does_not_hold_up_the_others",
+    ),
+    backend(
+        name="a batch is not taken back before it is written again",
+        before="        await session.rollback_to_savepoint()\n",
+        after="",
+        seen_by="test_fence.py::test_one_refused_change_does_not_hold_up_the_others",
+    ),
     # Claiming
     backend(
         name="a claim waits for another transaction",

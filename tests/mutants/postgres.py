@@ -27,18 +27,6 @@ MUTANTS: Sequence[Mutant] = (
         after="({new('the_lease')} IS NULL OR j.lease = {new('the_lease')})",
         seen_by="test_fence.py::test_no_lease_matches_no_lease_only",
     ),
-    backend(
-        name="the first fence stands for the whole batch",
-        before="{name: column[0] for name, column in columns.items() if all_the_same(column)}",
-        after="{name: column[0] for name, column in columns.items() if name == 'the_lease' or all_the_same(column)}",
-        seen_by="test_fence.py::test_one_refused_change_does_not_hold_up_the_others",
-    ),
-    backend(
-        name="a job sent back for now is not claimable",
-        before='[due <= now for due in columns["available_at"]]',
-        after='[due < now for due in columns["available_at"]]',
-        seen_by="test_time.py::test_a_job_sent_back_for_now_is_claimable_at_once",
-    ),
     # Claiming
     backend(
         name="a claim waits for another transaction",

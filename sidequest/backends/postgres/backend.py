@@ -26,7 +26,7 @@ from sidequest.backends.postgres.url import read_url
 from sidequest.backends.server_time import ServerTime
 from sidequest.backends.shapes import Group
 from sidequest.backends.sql.backend import SqlBackend
-from sidequest.backends.sql.changes import all_the_same, assignments, guard, listed
+from sidequest.backends.sql.changes import assignments, columns_of, guard, listed
 from sidequest.backends.sql.rows import CLAIMED, INSERTED, claimed_job
 from sidequest.backends.sql.session import Session, Values
 from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, is_engine
@@ -292,14 +292,8 @@ class PostgresBackend(SqlBackend):
     async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
         shape, members = group
         ordered = sorted(members, key=lambda change: change.id)  # two writers of the same jobs do not deadlock
-        columns: dict[str, list[Any]] = {name: [change.columns[name] for change in ordered] for name in shape.columns}
-        if "available_at" in columns:
-            columns["ready"] = [due <= now for due in columns["available_at"]]
-        columns["the_lease"] = [change.lease for change in ordered]
         # What is the same for all travels once: an element of an array costs the driver half a microsecond.
-        shared = {name: column[0] for name, column in columns.items() if all_the_same(column)}
-        arrays = {name: column for name, column in columns.items() if name not in shared}
-        arrays["the_id"] = [change.id for change in ordered]
+        shared, several = columns_of(ordered, now, self.to_column)
 
         def new(name: str) -> str:
             return f":{name}::{TYPES[name]}" if name in shared else f"r.new_{name}"
@@ -308,10 +302,10 @@ class PostgresBackend(SqlBackend):
         # stale statistics the planner took it for one, and read the engine's whole past for each row.
         statement = (
             f"UPDATE {self.jobs} j SET {assignments(shape, new)} "
-            f"FROM (SELECT * FROM {_rows_of(tuple(arrays))} OFFSET 0) r "
+            f"FROM (SELECT * FROM {_rows_of(tuple(several))} OFFSET 0) r "
             f"WHERE j.id = r.new_the_id AND j.lease IS NOT DISTINCT FROM {new('the_lease')} AND {guard(shape)} RETURNING j.id"
         )
-        written = {id for (id,) in await session.fetch(statement, {**shared, **arrays, "now": now})}
+        written = {id for (id,) in await session.fetch(statement, {**shared, **several})}
         return [change.id for change in members if change.id not in written]
 
     def among(self, ids: Sequence[int]) -> tuple[str, Values]:

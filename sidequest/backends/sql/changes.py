@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from sidequest.backends.shapes import Shape
 from sidequest.backends.sql.rows import ToColumn
-from sidequest.backends.sql.session import Session
 from sidequest.jobs.states import FINAL, State
 from sidequest.jobs.transitions import Change
+
+INSTANTS = frozenset({"available_at", "claimed_at", "started_at", "finished_at", "cancel_requested_at"})
 
 
 def row_values(shape: Shape) -> tuple[str, ...]:
@@ -48,51 +49,37 @@ def listed(states: Collection[State]) -> str:
     return ", ".join(f"'{state.value}'" for state in State if state in states)
 
 
-def rows_of(changes: Sequence[Change], now: datetime, to_column: ToColumn) -> Sequence[dict[str, Any]]:
-    """The parameters of changes of one shape: their columns, `the_id`, `the_lease`, and `ready` or `now` if asked for."""
+def columns_of(
+    changes: Sequence[Change], now: datetime, to_column: ToColumn
+) -> tuple[dict[str, Any], dict[str, Sequence[Any]]]:
+    """The parameters of changes of one shape, by name: `row_values`, `the_id`, `the_lease` and `now`.
+
+    First the values that all of them share, then a sequence of each name that has several, among
+    them `the_id`: what is the same for all is turned once, and need not travel again and again.
+    """
     shape = changes[0]
-    columns = {name: _in_column([change.columns[name] for change in changes], to_column) for name in shape.columns}
-    columns["the_id"] = [change.id for change in changes]
+    columns: dict[str, Sequence[Any]] = {name: [change.columns[name] for change in changes] for name in shape.columns}
+    if "available_at" in columns:
+        columns["ready"] = [due <= now for due in columns["available_at"]]
     columns["the_lease"] = [change.lease for change in changes]
-    if "available_at" in shape.columns:
-        columns["ready"] = [cast("datetime", change.columns["available_at"]) <= now for change in changes]
-    elif shape.state is State.WAITING:
-        columns["now"] = [to_column(now)] * len(changes)
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def in_column(name: str, values: Sequence[Any]) -> Sequence[Any]:
+        return [None if value is None else to_column(value) for value in values] if name in INSTANTS else values
+
+    shared = {name: in_column(name, values[:1])[0] for name, values in columns.items() if all_the_same(values)}
+    several = {name: in_column(name, values) for name, values in columns.items() if name not in shared}
+    return {**shared, "now": to_column(now)}, {"the_id": [change.id for change in changes], **several}
 
 
-def _in_column(values: Sequence[object], to_column: ToColumn) -> Sequence[Any]:
-    """The values as the column holds them. What all have in common is turned once: an instant may take microseconds."""
-    if all_the_same(values):
-        first = values[0]
-        return [to_column(first) if isinstance(first, datetime) else first] * len(values)
-    return [to_column(value) if isinstance(value, datetime) else value for value in values]
+def rows_of(changes: Sequence[Change], now: datetime, to_column: ToColumn) -> Sequence[dict[str, Any]]:
+    """The same, a row for each change."""
+    shared, several = columns_of(changes, now, to_column)
+    return [{**shared, **dict(zip(several, row, strict=True))} for row in zip(*several.values(), strict=True)]
 
 
 def all_the_same(values: Sequence[object]) -> bool:
     """Whether they are one object. Equality will not do: an hour that comes twice is equal to itself, with any `fold`."""
     return len(set(map(id, values))) == 1
-
-
-async def write_together(
-    session: Session,
-    changes: Sequence[Change],
-    write: Callable[[Sequence[Change]], Awaitable[int]],
-    holding: Callable[[], Awaitable[Collection[int]]],
-) -> Sequence[int]:
-    """Write changes as if all their fences held, as nearly all do; the ids of those that were not written.
-
-    For databases whose statements tell only how many rows they found: so `write` does. Was it too
-    few, that is undone, and `holding` finds the ids whose fence holds and sees to it that it stays so.
-    """
-    await session.savepoint()
-    if await write(changes) == len(changes):
-        return ()
-    await session.rollback_to_savepoint()
-    found = await holding()
-    if found:
-        await write([change for change in changes if change.id in found])
-    return [change.id for change in changes if change.id not in found]
 
 
 def _ready_of_waiting(shape: Shape, value: Callable[[str], str]) -> str:

@@ -13,17 +13,17 @@ import json
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import aiosqlite
 
 from sidequest import clock as clocks
 from sidequest.backends.base import Clock
+from sidequest.backends.instants import EPOCH, MICROSECOND
 from sidequest.backends.shapes import Group
 from sidequest.backends.sql.backend import SqlBackend
-from sidequest.backends.sql.changes import assignments, guard, listed, rows_of, write_together
+from sidequest.backends.sql.changes import assignments, columns_of, guard, listed
 from sidequest.backends.sql.rows import CLAIMED, INSERTED, claimed_job
 from sidequest.backends.sql.session import Row, Session, Values
 from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, engine_session, is_engine
@@ -34,13 +34,13 @@ from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError
 from sidequest.jobs.record import ClaimedJob
 from sidequest.jobs.states import State
-from sidequest.jobs.transitions import Change
 
 OLDEST = (3, 35)
 """RETURNING came with 3.35."""
-FEW_STATES = frozenset({State.CLAIMED, State.RUNNING, State.FAILED, State.CANCELED})
-FEW = "state <> 'waiting' AND state <> 'completed'"
-"""As the partial index has it: SQLite uses one only for statements that say the very same."""
+HELD = "state IN ('claimed', 'running')"
+MISSED = "state IN ('failed', 'canceled')"
+"""As the partial indexes have it: SQLite uses one only for statements that say the very same."""
+PARTIAL = {HELD: {State.CLAIMED, State.RUNNING}, MISSED: {State.FAILED, State.CANCELED}}
 CACHE = 32_000
 """Kilobytes of pages that the writer may keep: a batch changes more than SQLite's own 2 000, which then spill half-way."""
 CHECKPOINT = 4_000
@@ -57,11 +57,11 @@ class SqliteBackend(SqlBackend):
     LOCK_FREE_ROWS: ClassVar[str] = ""
     STEPS_TABLE: ClassVar[str] = (
         "CREATE TABLE IF NOT EXISTS {prefix}migrations "
-        "(name TEXT NOT NULL PRIMARY KEY, needs TEXT NOT NULL, applied_at TEXT NOT NULL)"
+        "(name TEXT NOT NULL PRIMARY KEY, needs TEXT NOT NULL, applied_at INTEGER NOT NULL)"
     )
     STEP_APPLIED: ClassVar[str] = (
         "INSERT INTO {prefix}migrations (name, needs, applied_at) "
-        "VALUES ('{step}', '{needs}', strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
+        "VALUES ('{step}', '{needs}', CAST(strftime('%s', 'now') AS INTEGER) * 1000000)"
     )
 
     def __init__(self, url: DatabaseURL, role: str = "app", *, pool: object | None = None, clock: Clock | None = None) -> None:
@@ -195,12 +195,11 @@ class SqliteBackend(SqlBackend):
     def _translated(self, error: BaseException) -> Exception:
         return translated(error, self._access.path)
 
-    def to_column(self, instant: datetime) -> str:
-        in_utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
-        return in_utc.isoformat(" ", "microseconds")[:26]  # all but the +00:00
+    def to_column(self, instant: datetime) -> int:
+        return (instant - EPOCH) // MICROSECOND
 
     def from_column(self, value: Any) -> datetime:
-        return datetime.fromisoformat(f"{value}+00:00")
+        return EPOCH + int(value) * MICROSECOND
 
     def schema_lock(self, session: Session) -> AbstractAsyncContextManager[None]:
         return nullcontext()  # BEGIN IMMEDIATE has locked everybody out
@@ -258,42 +257,40 @@ class SqliteBackend(SqlBackend):
 
     async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
         shape, members = group
-        update = f"UPDATE {self.jobs} SET {assignments(shape)} WHERE id = :the_id AND lease IS :the_lease AND {guard(shape)}"
+        shared, several = columns_of(members, now, self.to_column)
+        places = {name: f"json_extract(r.value, '$[{number}]')" for number, name in enumerate(several)}
 
-        async def write(changes: Sequence[Change]) -> int:
-            return await session.execute_many(update, rows_of(changes, now, self.to_column))
+        def new(name: str) -> str:
+            return f":{name}" if name in shared else places[name]
 
-        if len(members) == 1:
-            (values,) = rows_of(members, now, self.to_column)
-            return () if await session.execute(update, values) else (members[0].id,)
-        return await write_together(session, members, write, partial(self._holding, session, group))
-
-    async def _holding(self, session: Session, group: Group) -> frozenset[int]:
-        """The ids whose fence holds; it stays so while we have the write lock."""
-        shape, members = group
-        found = await session.fetch(
-            f"SELECT job.id FROM json_each(:fences) f CROSS JOIN {self.jobs} job ON job.id = json_extract(f.value, '$[0]') "
-            f"WHERE lease IS json_extract(f.value, '$[1]') AND {guard(shape)}",
-            {"fences": json.dumps([(change.id, change.lease) for change in members])},
+        statement = (
+            f"UPDATE {self.jobs} AS j SET {assignments(shape, new)} FROM json_each(:rows) r "
+            f"WHERE j.id = {new('the_id')} AND j.lease IS {new('the_lease')} AND {guard(shape)} RETURNING id"
         )
-        return frozenset(id for (id,) in found)
+        rows = json.dumps(list(zip(*several.values(), strict=True)), ensure_ascii=False)
+        written = {id for (id,) in await session.fetch(statement, {**shared, "rows": rows})}
+        return [change.id for change in members if change.id not in written]
 
     def among(self, ids: Sequence[int]) -> tuple[str, Values]:
         return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(ids)}
 
     def in_states(self, states: Collection[State]) -> str:
-        few = f"{FEW} AND " if FEW_STATES.issuperset(states) else ""
-        return f"{few}state IN ({listed(states)})"
+        indexed = [condition for condition, all_of_it in PARTIAL.items() if all_of_it.issuperset(states)]
+        return " AND ".join((*indexed, f"state IN ({listed(states)})"))
 
     def counts(self, clause: str) -> str:
         if clause:
             return f"SELECT state, count(*) FROM {self.jobs} {clause} GROUP BY state"
-        due, later = (f"SELECT count(*) FROM {self.jobs} WHERE {condition}" for condition in (self.READY, self.NOT_YET))
-        settled = f"FROM {self.jobs} WHERE {FEW}"
-        return (  # each from an index; the completed ones are all that are nothing else
-            f"SELECT 'waiting', ({due}) + ({later}) UNION ALL SELECT state, count(*) {settled} GROUP BY state UNION ALL "
-            f"SELECT 'completed', (SELECT count(*) FROM {self.jobs}) - ({due}) - ({later}) - (SELECT count(*) {settled})"
-        )
+
+        def count(where: str) -> str:
+            return f"(SELECT count(*) FROM {self.jobs} {where})"
+
+        counts = {State.WAITING: f"{count(f'WHERE {self.READY}')} + {count(f'WHERE {self.NOT_YET}')}"}
+        for state in (State.CLAIMED, State.RUNNING, State.FAILED, State.CANCELED):
+            counts[state] = count(f"WHERE {self.in_states({state})}")
+        # Each from an index; the completed ones are all that are nothing else.
+        counts[State.COMPLETED] = " - ".join((count(""), *(f"({number})" for number in counts.values())))
+        return " UNION ALL ".join(f"SELECT '{state.value}', {number}" for state, number in counts.items())
 
     def contains(self, column: str, parameter: str) -> str:
         return f"instr(lower({column}), lower(:{parameter})) > 0"  # LIKE refuses patterns of more than 50 000 bytes
@@ -302,15 +299,13 @@ class SqliteBackend(SqlBackend):
         return "EXISTS(SELECT 1 FROM json_each(tags) WHERE value = :tag)"
 
     def bucket(self, column: str) -> str:
-        # The fraction is taken apart: strftime rounds it in some versions.
-        seconds = f"CAST(strftime('%s', substr({column}, 1, 19)) AS INTEGER)"
-        return f"({seconds} * 1000000 + CAST(substr({column}, 21) AS INTEGER) - :start_us) / :width_us"
+        return f"({column} - :start_us) / :width_us"
 
 
 def _as_they_are(statement: str, values: Values) -> tuple[str, Values]:
     return statement, values
 
 
-def _claim_order(row: Row) -> tuple[int, str, int]:
+def _claim_order(row: Row) -> tuple[int, int, int]:
     *_, priority, available_at = row
     return -priority, available_at, row[0]
