@@ -24,9 +24,10 @@ from typing import Any, Literal
 import anyio
 
 import sidequest
-from sidequest.app.orphans import Orphans
+from sidequest.backends.base import WorkerGroup
 from sidequest.clock import monotonic, utc_now
 from sidequest.config import Settings
+from sidequest.engine.process_groups import end_groups, worker_groups
 from sidequest.errors import EngineStartError
 from sidequest.jobs.naming import Script
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json, read_json
@@ -68,7 +69,7 @@ class EngineProcess:
         self._directory = Path.cwd()  # a later engine must find a relative database where the first one did
         self._process: Process | None = None
         self._splitter = Splitter()
-        self._orphans = Orphans()
+        self._workers: tuple[WorkerGroup, ...] = ()
         self._unanswered = 0
         self._vitals: Vitals | None = None
         self._answered = asyncio.Event()
@@ -250,7 +251,7 @@ class EngineProcess:
             case Kind.READY:
                 self.engine_id = read_json(payload)["engine"]  # others gave it up, and it goes on under another id
             case Kind.WORKERS:
-                self._orphans.remember(read_json(payload))
+                self._workers = worker_groups(read_json(payload))
             case Kind.PONG:
                 self._vitals = Vitals.from_json(read_json(payload))
                 self._answered.set()
@@ -284,7 +285,9 @@ class EngineProcess:
             process.stdin.close()
         with anyio.CancelScope(shield=True):
             await process.wait()
-            await self._orphans.end()
+            workers, self._workers = self._workers, ()
+            if not await end_groups(workers):
+                logger.error("workers of the engine that died do not end: their jobs may run twice")
 
     def _signal_group(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -30,6 +30,7 @@ from sidequest.clock import monotonic
 from sidequest.config import Settings
 from sidequest.engine import host
 from sidequest.engine.leases import Leases
+from sidequest.engine.process_groups import worker_groups
 from sidequest.engine.trouble import Trouble
 from sidequest.errors import SidequestError
 
@@ -86,7 +87,7 @@ class Heartbeat:
 
     def workers_changed(self, pids: Sequence[int]) -> None:
         """Note the worker groups with a beat soon: engines of this host end them should this one die."""
-        self._workers = host.worker_groups(pids)
+        self._workers = worker_groups(pids)
         self._hurry_to(monotonic() + NEWS_PAUSE)
 
     def doubt(self) -> None:

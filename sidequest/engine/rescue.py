@@ -26,6 +26,7 @@ from sidequest.clock import monotonic
 from sidequest.config import Settings
 from sidequest.engine import host
 from sidequest.engine.heartbeat import Heartbeat
+from sidequest.engine.process_groups import end_groups
 from sidequest.engine.trouble import Trouble
 from sidequest.errors import SidequestError
 from sidequest.jobs import transitions
@@ -133,7 +134,7 @@ class Rescue:
         return contact is not None and now - contact >= self._life and now - self._seen[engine_id][1] >= self._life
 
     async def _died_here(self, engine: EngineRecord) -> bool:
-        return host.has_died(engine, self._home) and await host.end_groups(engine.workers)
+        return host.has_died(engine, self._home) and await end_groups(engine.workers)
 
     async def _mark(self, engine: EngineRecord) -> bool:
         return await self._store.give_up_engine(engine.id, self._heartbeat.engine_id, self._seen[engine.id][0])

@@ -118,6 +118,8 @@ class WorkerProcess(asyncio.Protocol):
         self._word: Any = RawArray("q", 4)
         self._splitter = Splitter()
         self._transport: asyncio.Transport | None = None
+        self._early: list[bytes] = []
+        """Frames from before there was a transport: what the app has said since the greeting was made."""
         self._on_frame: Callable[[Kind, bytes], None] | None = None
         self._stacks_in: socket.socket | None = None
         self._output: OutputPipe | None = None
@@ -152,7 +154,7 @@ class WorkerProcess(asyncio.Protocol):
         try:
             transport, _ = await loop.connect_accepted_socket(lambda: self, ours)
             self._transport = transport
-            self.write(pack_json(Kind.START, greeting))
+            transport.write(b"".join((pack_json(Kind.START, greeting), *self._early)))
             await asyncio.wait([served, gone], return_when=asyncio.FIRST_COMPLETED)
             executor.shutdown(wait=False)
             await asyncio.wait([gone], timeout=CLOSE_WAIT)
@@ -168,7 +170,9 @@ class WorkerProcess(asyncio.Protocol):
         return self._death(process.exitcode)
 
     def write(self, frame: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is None:
+            self._early.append(frame)
+        else:
             self._transport.write(frame)
 
     def current(self) -> tuple[int, int]:

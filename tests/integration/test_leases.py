@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from sidequest import Sidequest, State
-from sidequest.engine.host import born
+from sidequest.engine.process_groups import born
 from tests.integration.conftest import StartSidequest
 from tests.integration.place import Place, ended
 from tests.integration.waiting import eventually

@@ -230,7 +230,7 @@ async def test_two_engines_share_the_work_and_run_nothing_twice(start: StartSide
 async def test_a_dead_host_s_jobs_are_rescued_by_another_engine(start: StartSidequest, mark: str) -> None:
     quick = {"heartbeat_interval": 0.1, "lease_life": 0.6, "rescue_interval": 0.2, "engine": "process"}
     doomed = await start(**quick, max_workers=2)
-    handles = [await doomed.enqueue(jobs.nap.call(0.3)), await doomed.enqueue(jobs.sleep.call(1.0))]
+    handles = [await doomed.enqueue(jobs.nap.call(2.0)), await doomed.enqueue(jobs.sleep.call(2.0))]
     await eventually(lambda: _in_state(doomed, State.RUNNING, 2))
     doomed._hosting.engine._stopping = True  # as if the whole host had gone: nobody starts a new engine
     os.kill(engine_pid(doomed), signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -251,6 +252,7 @@ async def test_a_module_imported_after_the_start_brings_its_jobs(
 ) -> None:
     (tmp_path / "late_shop.py").write_text("from sidequest import job\n@job\nasync def send(x: int) -> int:\n    return -x\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "late_shop", raising=False)  # the same test on another database has imported it
     import late_shop  # type: ignore[import-not-found]
 
     assert await (await late_shop.send.enqueue(5)).result(timeout=10) == -5

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from sidequest import JobHandle, JobRecord, Sidequest, State
-from sidequest.wire.wake_socket import LocalEngines
+from sidequest.wire.wake_socket import STREAM, LocalEngines
 from tests.conformance.callers import WAYS
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
@@ -73,7 +73,8 @@ def cli(url: str, *argv: str) -> str:
 
 
 def sockets(runtime: Path) -> list[str]:
-    return sorted(path.name for path in runtime.glob("sidequest/*") if path.is_socket())
+    """By which engines are woken, beside those by which they are asked."""
+    return sorted(path.name for path in runtime.glob("sidequest/*") if path.is_socket() and path.suffix != STREAM)
 
 
 # Starting
@@ -221,13 +222,16 @@ async def test_an_app_without_an_engine_leaves_no_trace(url: str, runtime: Path)
         assert list(runtime.iterdir()) == []
 
 
-async def test_the_socket_of_a_killed_engine_is_swept_by_the_next_one(start: StartSidequest, runtime: Path) -> None:
+async def test_the_sockets_of_a_killed_engine_are_swept_by_the_next_one(start: StartSidequest, runtime: Path) -> None:
     sq = await start(**RARELY)
     [first] = sockets(runtime)
-    os.utime(runtime / "sidequest" / first, (0, 0))
+    for name in (first, f"{first}{STREAM}"):
+        await eventually((runtime / "sidequest" / name).exists)
+        os.utime(runtime / "sidequest" / name, (0, 0))
     os.kill(engine_pid(sq), signal.SIGKILL)
     await eventually(lambda: sockets(runtime) not in ([], [first]))
     assert len(sockets(runtime)) == 1
+    await eventually(lambda: not list(runtime.glob(f"sidequest/{first}*")))
     assert await (await sq.enqueue(jobs.add.call(1, 2))).result(timeout=15) == 3
 
 

@@ -50,8 +50,8 @@ MUTANTS: Sequence[Mutant] = (
     ),
     keeper(
         name="the workers of a dead engine are left alone",
-        before="            await self._orphans.end()",
-        after="            pass",
+        before="if not await end_groups(workers):",
+        after="if not workers:",
         seen_by=f"{KILLS}test_a_job_that_holds_the_gil_does_not_outlive_its_engine",
     ),
     worker(
@@ -101,8 +101,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         name="a change does not ask whose lease it is",
         file="backends/sqlite/backend.py",
-        before="WHERE id = :the_id AND lease IS :the_lease AND {guard(shape)}",
-        after="WHERE id = :the_id AND :the_lease = :the_lease AND {guard(shape)}",
+        before="AND j.lease IS {new('the_lease')} AND",
+        after="AND",
         seen_by=f"{HOSTS}test_a_frozen_engine_that_thaws_overwrites_nothing",
     ),
     leases(

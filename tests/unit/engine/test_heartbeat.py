@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from sidequest.config import Settings
-from sidequest.engine import host
+from sidequest.engine import process_groups
 from sidequest.engine.heartbeat import NEWS_PAUSE, TRUSTED, WORKERS_TRUSTED, Heartbeat
 from sidequest.engine.leases import Leases
 from sidequest.jobs.record import ClaimedJob
@@ -150,7 +150,7 @@ async def test_an_outage_is_told_when_it_begins_every_half_minute_and_when_it_is
 
 
 async def test_worker_groups_are_noted_with_a_beat_soon(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "born", lambda pid: f"tick {pid}")
+    monkeypatch.setattr(process_groups, "born", lambda pid: f"tick {pid}")
     post.heartbeat.workers_changed([7, 8])
     await asyncio.sleep(1.1 * NEWS_PAUSE)
     assert post.store.workers["engine-1"] == ((7, "tick 7"), (8, "tick 8"))

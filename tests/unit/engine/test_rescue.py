@@ -12,7 +12,7 @@ import pytest
 
 from sidequest.backends.base import Home
 from sidequest.config import Settings
-from sidequest.engine import host
+from sidequest.engine import host, rescue
 from sidequest.engine.heartbeat import Heartbeat
 from sidequest.engine.leases import Leases
 from sidequest.engine.rescue import Rescue
@@ -334,7 +334,7 @@ async def test_a_dead_engines_jobs_are_free_only_when_its_worker_groups_are_gone
     async def end_groups(groups: object) -> bool:
         return gone
 
-    monkeypatch.setattr(host, "end_groups", end_groups)
+    monkeypatch.setattr(rescue, "end_groups", end_groups)
     await post.rescue.round()
     early = dict(post.changes)
     gone = True
