@@ -8,6 +8,7 @@ from functools import partial
 from tests.mutants.mutant import Mutant
 
 statements = partial(Mutant, file="backends/sql/backend.py")
+dialects = partial(Mutant, file="backends/sql/dialect.py")
 instants = partial(Mutant, file="backends/instants.py")
 shapes = partial(Mutant, file="backends/shapes.py")
 work = partial(Mutant, file="backends/work.py")
@@ -159,14 +160,14 @@ MUTANTS: Sequence[Mutant] = (
         "test_mysql.py::test_an_ended_job_frees_its_unique_key",
     ),
     # Transactions and conflicts
-    statements(
+    dialects(
         name="what belongs together is not one transaction",
         before="persist(lambda: transaction(session, work), self.patience)",
         after="persist(lambda: work(session), self.patience)",
         seen_by="test_insert.py::test_a_bulk_with_one_bad_job_stores_nothing "
         "test_apply.py::test_a_batch_with_a_value_that_cannot_be_stored_writes_nothing",
     ),
-    statements(
+    dialects(
         name="conflicts are not tried again",
         before="persist(lambda: transaction(session, work), self.patience)",
         after="transaction(session, work)",
@@ -464,13 +465,13 @@ MUTANTS: Sequence[Mutant] = (
     ),
     statements(
         name="a batch of changes is not one transaction",
-        before="run = self.autocommit if len(by_shape) == 1 and len(changes) <= self.AT_ONCE else self.transact",
+        before="run = self.autocommit if one_statement else self.transact",
         after="run = self.autocommit",
         seen_by="test_apply.py::test_a_batch_with_a_value_that_cannot_be_stored_writes_nothing",
     ),
     statements(
         name="a batch of jobs is not one transaction",
-        before="run = self.transact if queues or len(rows) > self.AT_ONCE else self.autocommit",
+        before="run = self.transact if queues or len(rows) > self.ROWS_AT_ONCE else self.autocommit",
         after="run = self.autocommit",
         seen_by="test_insert.py::test_a_bulk_with_one_bad_job_stores_nothing",
     ),

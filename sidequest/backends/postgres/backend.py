@@ -63,7 +63,8 @@ class PostgresBackend(SqlBackend):
     dialect: ClassVar[str] = "postgres"
     READY: ClassVar[str] = "ready"
     NOT_YET: ClassVar[str] = "NOT ready"
-    AT_ONCE: ClassVar[int] = 250  # even with the longest args and results far from the 1 GB that a message may have
+    WHOLE_GROUPS: ClassVar[bool] = True
+    ROWS_AT_ONCE: ClassVar[int] = 250  # even with the longest args and results far from the 1 GB that a message may have
     LOCK_ROWS: ClassVar[str] = " FOR UPDATE"
     LOCK_FREE_ROWS: ClassVar[str] = " FOR NO KEY UPDATE SKIP LOCKED"
     STEPS_TABLE: ClassVar[str] = (
@@ -251,8 +252,8 @@ class PostgresBackend(SqlBackend):
             f"FROM {_rows_of(INSERTED, 'number')} ORDER BY number RETURNING id"
         )
         ids: list[int] = []
-        for first in range(0, len(rows), self.AT_ONCE):
-            part = rows[first : first + self.AT_ONCE]
+        for first in range(0, len(rows), self.ROWS_AT_ONCE):
+            part = rows[first : first + self.ROWS_AT_ONCE]
             ids += [id for (id,) in await session.fetch(statement, _arrays(INSERTED, part))]
         return ids
 

@@ -1,28 +1,24 @@
 """THE STORE. What is the same in every SQL dialect, written once.
 
-A statement is either the same everywhere and stands here, or it differs: then it is abstract here
-and written in every dialect module, in the same order. Nothing is overridden. Parameters are
+A statement is either the same everywhere and stands here, or it differs: then it is abstract in
+`dialect` and written in every dialect's own module, in the same order. Nothing is overridden. Parameters are
 `:name`; statements are made of our own words and the checked prefix, never of what users typed.
 """
 # ruff: noqa: S608 -- what is not a parameter comes from this package
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 from sidequest import failpoints
 from sidequest.backends import migrations
 from sidequest.backends.base import (
     NOWHERE,
-    Backend,
     Bucket,
-    Clock,
     EngineRecord,
     Home,
     JobFilter,
@@ -34,6 +30,7 @@ from sidequest.backends.base import (
 from sidequest.backends.instants import EPOCH, MICROSECOND
 from sidequest.backends.shapes import Group, groups
 from sidequest.backends.sql import filters
+from sidequest.backends.sql.dialect import Dialect
 from sidequest.backends.sql.rows import (
     CLAIMED,
     ENGINE,
@@ -47,9 +44,8 @@ from sidequest.backends.sql.rows import (
     queue_row,
     workers_column,
 )
-from sidequest.backends.sql.session import NO_VALUES, Row, Session, Values, Work, transaction
-from sidequest.backends.work import Conflict, T, persist, to_the_end
-from sidequest.config import DatabaseURL
+from sidequest.backends.sql.session import Session, Values, transaction
+from sidequest.backends.work import Conflict, persist, to_the_end
 from sidequest.errors import BackendUnavailable, SidequestError
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import ClaimedJob, JobEnd, JobRecord, NewJob
@@ -58,151 +54,12 @@ from sidequest.jobs.transitions import Change
 
 FINAL_STATES = "('completed', 'failed', 'canceled')"
 HELD_STATES = "('claimed', 'running')"
-PATIENCE = timedelta(seconds=5)
 CHUNK = 5_000
 """Ids in one statement: one that names a million would hold up everybody else; from 8 000 on MySQL reads all there is."""
 
 
-class SqlBackend(Backend):
-    """A backend whose tables are spoken to in SQL."""
-
-    READY: ClassVar[str]
-    """The condition that a job is waiting and due, literally as the claim index has it."""
-    NOT_YET: ClassVar[str]
-    """The condition that a job is waiting for its time, literally as the due index has it."""
-    CLAIM_ORDER: ClassVar[str] = "priority DESC, available_at, id"
-    """In which order jobs of a queue are claimed, literally as the claim index has it."""
-    AT_ONCE: ClassVar[int] = 1
-    """How many rows `insert_jobs` inserts, and how many changes `write_group` writes, in one statement."""
-    SOME_ROWS: ClassVar[str] = ""
-    """What a DELETE ends with so that it stops before it takes longer than a statement may; it is repeated."""
-    LOCK_ROWS: ClassVar[str]
-    """What a SELECT ends with so that nobody changes its rows before the transaction ends."""
-    LOCK_FREE_ROWS: ClassVar[str]
-    """The same, leaving out the rows that somebody else has locked."""
-    STEPS_TABLE: ClassVar[str]
-    """Creates the table of applied schema steps unless it is there."""
-    STEP_APPLIED: ClassVar[str]
-    """Notes the schema step `{step}`, which needs `{needs}`, as applied now: for schemas that are applied by hand."""
-
-    def __init__(
-        self,
-        url: DatabaseURL,
-        role: str,
-        *,
-        pool: object | None = None,
-        clock: Clock | None = None,
-        patience: timedelta = PATIENCE,
-        schema: str = "",
-    ) -> None:
-        """`patience` is how long conflicts are tried again; `schema` stands before the tables' names, with its dot."""
-        super().__init__(url, role, pool=pool, clock=clock)
-        self.schema = schema
-        self.jobs = f"{schema}{url.prefix}jobs"
-        self.queues = f"{schema}{url.prefix}queues"
-        self.engines = f"{schema}{url.prefix}engines"
-        self.steps = f"{schema}{url.prefix}migrations"
-        self.patience = patience
-        self._known_queues: set[str] = set()
-
-    # What each dialect says in its own way
-
-    @abstractmethod
-    def writer(self) -> AbstractAsyncContextManager[Session]:
-        """A connection to write with, ours until the block ends. Raises BackendUnavailable."""
-
-    @abstractmethod
-    def reader(self) -> AbstractAsyncContextManager[Session]:
-        """A connection for one statement that reads. Raises BackendUnavailable."""
-
-    @abstractmethod
-    def beating(self, within: timedelta | None) -> AbstractAsyncContextManager[Session]:
-        """The connection that an engine keeps for its beats, for a statement that takes `within` at most.
-
-        Raises BackendUnavailable.
-        """
-
-    @abstractmethod
-    async def session_on(self, connection: object) -> Session:
-        """The user's own connection as a session in its open transaction. Raises TypeError when it is none of this database."""
-
-    @abstractmethod
-    def to_column(self, instant: datetime) -> Any:
-        """The instant as a column holds it: microseconds kept, and in its order."""
-
-    @abstractmethod
-    def from_column(self, value: Any) -> datetime:
-        """The aware instant, in UTC, that a column holds."""
-
-    @abstractmethod
-    def schema_lock(self, session: Session) -> AbstractAsyncContextManager[None]:
-        """Nobody else applies a step until the block ends; the session is inside a transaction."""
-
-    @abstractmethod
-    async def table_exists(self, session: Session, table: str) -> bool:
-        """Whether there is such a table; `table` as the attributes `jobs`, `queues`, … name it."""
-
-    @abstractmethod
-    async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
-        """Insert the rows, each with the columns `rows.INSERTED`; their ids, in order."""
-
-    @abstractmethod
-    async def insert_queue(self, session: Session, row: Values) -> bool:
-        """Create the queue; False, without an error, when its name exists."""
-
-    @abstractmethod
-    async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
-        """Write changes of one shape where their fence holds; exactly the ids of the others.
-
-        Up to `AT_ONCE` changes are one statement: they may come without a transaction around it.
-        """
-
-    @abstractmethod
-    def among(self, ids: Sequence[int]) -> tuple[str, Values]:
-        """The condition that a job's id is one of these, and its parameters."""
-
-    @abstractmethod
-    def in_states(self, states: Collection[State]) -> str:
-        """The condition that a job is in one of these states, so that an index serves it where there is one."""
-
-    @abstractmethod
-    def counts(self, clause: str) -> str:
-        """Counts the jobs of the WHERE clause (or all, if it is empty) in rows of state and number; a state may come twice."""
-
-    @abstractmethod
-    def contains(self, column: str, parameter: str) -> str:
-        """The condition that the column contains that parameter's text, whatever the ASCII case."""
-
-    @abstractmethod
-    def has_tag(self) -> str:
-        """The condition that the job has the tag of the parameter `:tag`."""
-
-    @abstractmethod
-    def bucket(self, column: str) -> str:
-        """How many whole `:width_us` after `:start_us` (microseconds since 1970) the column's instant is."""
-
-    # How work is done
-
-    async def transact(self, work: Work[T]) -> T:
-        """Do the work in one transaction, also when the caller is cancelled; again after a conflict."""
-        async with self.writer() as session:
-            return await to_the_end(persist(lambda: transaction(session, work), self.patience))
-
-    async def autocommit(self, work: Work[T]) -> T:
-        """Do the work, which is one statement, without the cost of a transaction around it."""
-        async with self.writer() as session:
-            return await to_the_end(persist(lambda: work(session), self.patience))
-
-    async def read(self, work: Work[T]) -> T:
-        """Do the work, which only reads; each of its statements sees what is committed by then."""
-        async with self.reader() as session:
-            return await persist(lambda: work(session), self.patience)
-
-    async def fetch(self, statement: str, values: Values = NO_VALUES) -> Sequence[Row]:
-        return await self.read(lambda session: session.fetch(statement, values))
-
-    async def execute(self, statement: str, values: Values) -> int:
-        return await self.autocommit(lambda session: session.execute(statement, values))
+class SqlBackend(Dialect):
+    """The store, in the words that all dialects share."""
 
     # The schema
 
@@ -277,7 +134,7 @@ class SqlBackend(Backend):
                 return await self._insert_all(session, queues, rows)
             except Conflict as conflict:
                 raise BackendUnavailable(f"the transaction met another one, and has to begin anew: {conflict}") from conflict
-        run = self.transact if queues or len(rows) > self.AT_ONCE else self.autocommit
+        run = self.transact if queues or len(rows) > self.ROWS_AT_ONCE else self.autocommit
         ids = await run(partial(self._insert_all, queues=queues, rows=rows))
         self._known_queues.update(fresh)
         return ids
@@ -307,7 +164,8 @@ class SqlBackend(Backend):
         if skip_locked:
             return await self.transact(lambda session: self._write_free(session, changes))
         by_shape = groups(changes)
-        run = self.autocommit if len(by_shape) == 1 and len(changes) <= self.AT_ONCE else self.transact
+        one_statement = len(by_shape) == 1 and (self.WHOLE_GROUPS or len(changes) == 1)
+        run = self.autocommit if one_statement else self.transact
         return await run(lambda session: self._write_all(session, by_shape, self.now()))
 
     async def _write_all(self, session: Session, by_shape: Sequence[Group], now: datetime) -> frozenset[int]:

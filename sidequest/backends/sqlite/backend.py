@@ -53,6 +53,7 @@ class SqliteBackend(SqlBackend):
     dialect: ClassVar[str] = "sqlite"
     READY: ClassVar[str] = "ready = 1"
     NOT_YET: ClassVar[str] = "ready = 0"
+    WHOLE_GROUPS: ClassVar[bool] = True
     LOCK_ROWS: ClassVar[str] = ""
     LOCK_FREE_ROWS: ClassVar[str] = ""
     STEPS_TABLE: ClassVar[str] = (
