@@ -15,6 +15,8 @@ nox -s plans           what the databases do for our statements when there are m
 
 from __future__ import annotations
 
+import os
+
 import nox
 
 nox.needs_version = ">=2025.2.9"
@@ -26,8 +28,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 TESTS = ["tests/unit", "tests/conformance", "tests/integration"]
 DRIVERS = "postgres,mysql,mongo"
-PARALLEL = ["--numprocesses=auto", "--dist=loadgroup"]
-"""As many tests at once as there are CPUs: most of them wait. `-- -n 0`: one after the other."""
+PARALLEL = [f"--numprocesses={(os.cpu_count() or 1) + 1}", "--dist=loadgroup"]
+"""One more test at once than there are CPUs, because many of them wait. `-- -n 0`: one after the other."""
 
 
 def install(session: nox.Session, *groups: str) -> None:

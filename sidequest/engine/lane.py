@@ -27,7 +27,7 @@ from sidequest.wire.messages import (
     read_started,
 )
 
-STACK_WAIT = 0.5
+STACK_WAIT = 2.0
 """Seconds in which a worker that is not held up tells where a job is."""
 
 

@@ -31,6 +31,8 @@ async def test_a_host_whose_power_fails_is_rescued_within_a_lease_life_and_a_loo
     doomed = await host(max_workers=2)
     handles = await sq.enqueue_many([jobs.nap.call(6.0), jobs.work.call(6.0)] * 3)
     await eventually(lambda: len(truth.running()) >= 4)
+    for engine in await sq._store.list_engines():  # as if on a host of its own, whose processes nobody here can see
+        await sq._store.register_engine(engine.id, "elsewhere", engine.pid, engine.version, engine.queues)
     rescuer = await host(max_workers=2)
     await asyncio.sleep(1.0)  # it must have seen the other one live
     died_at = time.monotonic()

@@ -24,13 +24,19 @@ from tests.integration import abusive_jobs as jobs
 from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import eventually
 
-pytestmark = [pytest.mark.database("sqlite")]
 MODULE = "tests.integration.abusive_jobs"
 ENOUGH: dict[str, Any] = {"max_workers": 4, "kill_grace": 0.5, "modules": [MODULE]}
 LEFT_RUNNING = 60
 """Seconds for which the jobs here leave something running: whoever waits for that waits long."""
 EXITED = "the worker process exited with code {}"
 KILLED = "the worker process was killed by {}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> str:
+    """A file and a server: what jobs do to their process is no other database's business."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture

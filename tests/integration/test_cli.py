@@ -24,6 +24,8 @@ from tests.integration.waiting import MARK, eventually, marked_processes
 
 pytestmark = pytest.mark.database("sqlite")
 everywhere = pytest.mark.parametrize("database", EVERYWHERE)
+of_each_kind = pytest.mark.parametrize("database", ["sqlite", "mongodb"])
+"""Where nothing is new but what the command line shows; each of its runs is a process."""
 COMMAND = [sys.executable, "-m", "sidequest"]
 JOBS = """
 import time
@@ -288,7 +290,7 @@ async def test_a_job_may_run_a_command(cli: Cli) -> None:
 # Jobs
 
 
-@everywhere
+@of_each_kind
 async def test_jobs_are_listed_newest_first_and_filtered(cli: Cli) -> None:
     cli.ok("migrate", "up")
     first = cli.enqueue("clijobs:add", "[1, 2]", "--tag=a")
@@ -331,7 +333,7 @@ async def test_show_has_the_errors_with_their_traces(cli: Cli) -> None:
     assert "raise ValueError" in cli.ok("jobs", "show", str(id))
 
 
-@everywhere
+@of_each_kind
 async def test_jobs_are_moved_by_hand(cli: Cli) -> None:
     cli.ok("migrate", "up")
     one, two = cli.enqueue("x:y"), cli.enqueue("x:y", "--delay=3600")
@@ -393,7 +395,7 @@ async def test_injection_looking_values_are_data(cli: Cli) -> None:
 # Queues
 
 
-@everywhere
+@of_each_kind
 async def test_queues_are_created_changed_and_purged(cli: Cli) -> None:
     cli.ok("migrate", "up")
     mail = {"name": "mail", "concurrency": 3, "priority": 7, "paused": False}

@@ -17,8 +17,13 @@ from tests.integration import sample_jobs as samples
 from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import eventually
 
-pytestmark = pytest.mark.database("sqlite")
 MODULE = "tests.integration.abusive_jobs"
+
+
+@pytest.fixture(params=["sqlite"])
+def database(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ class MongoDB(MongoDBStandalone):
         hello = self._command({"hello": 1})
         if "setName" not in hello and self.private:
             member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
-            self._command({"replSetInitiate": {"_id": REPLICA_SET, "members": [member]}})
+            elections = {"electionTimeoutMillis": 1_000}  # after a kill there is nobody to wait for
+            self._command({"replSetInitiate": {"_id": REPLICA_SET, "members": [member], "settings": elections}})
         if not hello["isWritablePrimary"]:
             raise ConnectionError("it has no primary yet")
