@@ -32,9 +32,9 @@ EXITED = "the worker process exited with code {}"
 KILLED = "the worker process was killed by {}"
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite"])
 def database(request: pytest.FixtureRequest) -> str:
-    """A file and a server: what jobs do to their process is no other database's business."""
+    """What jobs do to their process is no database's business; what is stored of it, `test_how_jobs_end` tells of each."""
     name: str = request.param
     return name
 
