@@ -141,6 +141,14 @@ async def test_one_wrong_lease_does_not_hold_up_the_others(backend, insert, clai
         assert [job.id for job in await backend.held_by("e1", 100)] == left
 
 
+async def test_jobs_of_several_claims_are_written_together(backend, insert, claim, clock, chance):
+    await insert(*(NewJob("shop:pay") for _ in range(6)))
+    held = [*await claim(3), *await claim(3, lease="l2")]
+    batch = [transitions.finish(job, DONE, clock.time, clock.time, chance) for job in held]
+    assert await backend.apply(batch) == frozenset()
+    assert [job.state for job in await backend.get_many([job.id for job in held])] == [State.COMPLETED] * 6
+
+
 async def test_refused_changes_of_every_shape_in_one_batch_are_told_exactly(backend, insert, claim, clock, chance):
     await insert(*(NewJob("shop:pay") for _ in range(9)))
     held = await claim(9)

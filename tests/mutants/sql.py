@@ -149,7 +149,7 @@ MUTANTS: Sequence[Mutant] = (
         name="the first fence stands for the whole batch",
         before="for name, values in columns.items() if all_the_same(values)}",
         after="for name, values in columns.items() if name == 'the_lease' or all_the_same(values)}",
-        seen_by="test_fence.py::test_one_refused_change_does_not_hold_up_the_others",
+        seen_by="test_fence.py::test_jobs_of_several_claims_are_written_together",
     ),
     changes(
         name="a job that ended keeps its unique key",
