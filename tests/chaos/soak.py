@@ -243,7 +243,8 @@ class Soak:
 
     async def _finish(self, sq: Sidequest) -> list[str]:
         """Wait until all jobs have ended; what is wrong when they do not."""
-        deadline = time.monotonic() + DEADLINE
+        calm_since = time.monotonic()
+        deadline = calm_since + DEADLINE
         rest = dead = -1
         while time.monotonic() < deadline:
             for host in self.hosts:
@@ -252,7 +253,8 @@ class Soak:
             with suppress(SidequestError):
                 rest = await unfinished(sq)
                 dead = len(await sq._store.list_engines()) - len(self.hosts)
-                if not rest and dead <= 0:  # the dead ones are forgotten after a lease's life
+                # dead engines are forgotten after a lease's life, by those who live: who starts has not counted them yet
+                if not rest and dead <= 0 and time.monotonic() > calm_since + SETTINGS["lease_life"]:
                     return []
             await asyncio.sleep(0.2)
         return [
