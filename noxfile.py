@@ -28,8 +28,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 TESTS = ["tests/unit", "tests/conformance", "tests/integration"]
 DRIVERS = "postgres,mysql,mongo"
-PARALLEL = [f"--numprocesses={(os.cpu_count() or 1) + 1}", "--dist=loadgroup"]
-"""One more test at once than there are CPUs, because many of them wait. `-- -n 0`: one after the other."""
+PARALLEL = [f"--numprocesses={2 * (os.cpu_count() or 1)}", "--dist=loadgroup"]
+"""Twice as many tests at once as there are CPUs, because many of them wait. `-- -n 0`: one after the other."""
 
 
 def install(session: nox.Session, *groups: str) -> None:
