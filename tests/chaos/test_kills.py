@@ -46,6 +46,24 @@ async def burden() -> float:
     return max(1.0, (time.monotonic() - began) / BARE_START)
 
 
+async def test_the_next_engine_of_an_app_takes_over_also_where_nobody_can_see_who_has_died(
+    sq: Sidequest, host: StartHost, truth: TruthLog
+) -> None:
+    """Row 6, as on a system without /proc: the app tells its new engine whose jobs to take."""
+    one = await host(max_workers=2, lease_life=60)
+    handle = await sq.enqueue(jobs.nap.call(1.0))
+    await eventually(lambda: len(truth.running()) == 1)
+    for engine in await sq._store.list_engines():  # again, without a word of where it lives
+        await sq._store.register_engine(engine.id, engine.host, engine.pid, engine.version, engine.queues)
+    blow = time.monotonic()
+    [engine_process_id] = one.engines
+    send(engine_process_id, signal.SIGKILL)
+    await all_ended(sq, within=30)
+    report = check([handle.id], await all_records(sq), truth, jobs.EXPECTED, blows=[blow])
+    report.assert_clean()
+    assert (report.runs, report.charged) == (2, 0)
+
+
 @pytest.mark.timeout(400)
 async def test_an_engine_killed_again_and_again_loses_no_job_and_charges_none(
     start: StartSidequest, truth: TruthLog, scale: Scale, database: str, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ ARROWS = "tests/chaos/test_arrows.py::"
 KILLS = "tests/chaos/test_kills.py::"
 HOSTS = "tests/chaos/test_hosts.py::"
 DATABASE = "tests/chaos/test_database.py::"
+HANDED_OVER = f"{KILLS}test_the_next_engine_of_an_app_takes_over_also_where_nobody_can_see_who_has_died"
 TAKES_OVER = f"{ARROWS}test_an_engine_that_dies_at_an_arrow_loses_and_charges_nothing[sqlite-claim.after_commit]"
 
 MUTANTS: Sequence[Mutant] = (
@@ -40,13 +41,13 @@ MUTANTS: Sequence[Mutant] = (
         name="the new engine is not told of its predecessor",
         before="await self.insist(predecessor=self.engine_id)",
         after="await self.insist()",
-        seen_by=TAKES_OVER,
+        seen_by=HANDED_OVER,
     ),
     engine(
         name="a predecessor's jobs are not released",
         before="if self._orders.predecessor is not None:",
         after="if self._orders.predecessor == 0:",
-        seen_by=TAKES_OVER,
+        seen_by=HANDED_OVER,
     ),
     keeper(
         name="the workers of a dead engine are left alone",
