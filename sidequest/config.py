@@ -299,7 +299,7 @@ def _directory(name: str, value: object) -> str | None:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     path = Path(checks.text(name, value, 4_000)).absolute()  # pyright: ignore[reportUnknownArgumentType]
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112 - which raise for nothing
         raise ValueError(f"{name} must be a directory, and {path} is none")
     return str(path)
 

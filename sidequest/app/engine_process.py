@@ -31,6 +31,7 @@ from sidequest.engine.process_groups import end_groups, worker_groups
 from sidequest.errors import EngineStartError
 from sidequest.jobs.naming import Script
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json, read_json
+from sidequest.wire.lesson import Lesson
 from sidequest.wire.vitals import Vitals
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class EngineProcess:
         self._vitals: Vitals | None = None
         self._answered = asyncio.Event()
         self._failures = 0
-        self._complaint = ""
+        self._complaints: set[str] = set()
         self._stopping = False
         self._chance = Random()
 
@@ -89,10 +90,15 @@ class EngineProcess:
     def watch(self, ids: list[int]) -> None:
         self._send(Kind.WATCH, ids)
 
-    def learn(self, modules: list[str]) -> None:
-        self._send(Kind.MODULES, {"modules": modules, "path": import_path()})
+    def learn(self, lesson: Lesson) -> None:
+        self._send(Kind.MODULES, lesson._asdict())
 
     # Asking it
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is to end: no new engine is started from here on."""
+        return self._stopping
 
     @property
     def state(self) -> EngineState:
@@ -136,11 +142,13 @@ class EngineProcess:
         self._enter("running")
         self.watch(self._watched())
 
-    async def insist(self, predecessor: str | None = None) -> None:
-        """Start an engine, however many tries that takes: each after a longer pause, until `stop`."""
-        while not self._stopping:
+    async def insist(self, predecessor: str | None = None) -> bool:
+        """Start an engine, however many tries that takes: each after a longer pause. False when it is stopped meanwhile."""
+        while True:
             pause = RESTART_WAITS[min(self._failures, len(RESTART_WAITS) - 1)]
             await asyncio.sleep(pause * self._chance.uniform(0.8, 1.2))
+            if self._stopping:
+                return False
             self._failures += 1
             try:
                 await self.start(predecessor)
@@ -149,7 +157,7 @@ class EngineProcess:
                     self._complain(f"the engine process does not start, trying again and again: {error}")
             else:
                 logger.warning("a new engine process is running: engine %s, pid %s", self.engine_id, self.pid)
-                return
+                return True
 
     async def keep(self, replaced: Callable[[], None] = lambda: None) -> None:
         """Follow the engine's events; start a new one whenever it dies, until `stop`. `replaced` is called then."""
@@ -163,11 +171,13 @@ class EngineProcess:
             if self._stopping:
                 return
             if monotonic() - born_at > HEALTHY_AFTER:
-                self._failures, self._complaint = 0, ""
+                self._failures = 0
+                self._complaints.clear()
             self._enter("restarting")
             code = self._process.returncode if self._process is not None else None
             self._complain(f"the engine process ended unexpectedly (exit code {code}); starting a new one")
-            await self.insist(predecessor=self.engine_id)
+            if not await self.insist(predecessor=self.engine_id):
+                return
             self.restarts += 1
             replaced()
 
@@ -241,7 +251,7 @@ class EngineProcess:
                 for kind, payload in self._splitter.feed(data):
                     self._handle(kind, payload)
         except BrokenFrame as error:
-            self._complain(f"the engine process {self.pid} said what an engine does not say; killing it: {error}")
+            self._complain(f"the engine process said what an engine does not say; killing it: {error}")
 
     def _handle(self, kind: Kind, payload: bytes) -> None:
         self._unanswered = 0
@@ -272,7 +282,7 @@ class EngineProcess:
             self._unanswered += 1
             await asyncio.sleep(PING_INTERVAL)
             if self._unanswered * PING_INTERVAL >= HUNG_AFTER:
-                self._complain(f"the engine process {self.pid} gives no answer for {HUNG_AFTER:g} s: killing it")
+                self._complain(f"the engine process gives no answer for {HUNG_AFTER:g} s: killing it")
                 self._signal_group(signal.SIGKILL)
 
     async def _kill(self) -> None:
@@ -307,9 +317,9 @@ class EngineProcess:
             self._state, self.since = state, utc_now()
 
     def _complain(self, text: str) -> None:
-        """An ERROR for each change of what is wrong: whoever is woken by it need not read it a hundred times."""
-        logger.log(logging.DEBUG if text == self._complaint else logging.ERROR, "%s", text)
-        self._complaint = text
+        """An ERROR for each thing that is wrong: whoever is woken by it need not read it a hundred times."""
+        logger.log(logging.DEBUG if text in self._complaints else logging.ERROR, "%s", text)
+        self._complaints.add(text)
 
     def _orders(self, predecessor: str | None) -> dict[str, Any]:
         settings = self._settings.to_json()

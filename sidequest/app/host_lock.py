@@ -56,10 +56,6 @@ class HostLock:
         self._note = b""
         self._renewed_at = 0.0
 
-    @property
-    def held(self) -> bool:
-        return self._file is not None
-
     def take(self) -> bool:
         """Whether it is held by this one now. Never waits. Raises OSError when there is no place for it."""
         with _guard:

@@ -33,15 +33,10 @@ class Hosting:
         """`engine_runs` is called when this process has an engine."""
         self.engine = engine
         self.role: Role = "client"
-        self._lock = lock
-        self._engine_runs = engine_runs
-        self._stopping = False
-        self._chance = Random()
-
-    @property
-    def lock(self) -> HostLock | None:
+        self.lock = lock
         """The lock that decides; None when this process has an engine in any case."""
-        return self._lock
+        self._engine_runs = engine_runs
+        self._chance = Random()
 
     async def start(self) -> None:
         """Start the engine if it falls to this process. Raises EngineStartError; then another one may try."""
@@ -57,8 +52,8 @@ class Hosting:
 
     async def run(self) -> None:
         """Keep the engine; as a client, stand by until it falls to this process."""
-        if self.role == "client":
-            await self._stand_by()
+        if self.role == "client" and not await self._stand_by():
+            return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._renew)
             await self.engine.keep(self._has_engine)
@@ -66,46 +61,48 @@ class Hosting:
 
     async def stop(self) -> None:
         """Let the engine drain. Whoever takes over need not wait for that."""
-        self._stopping = True
         self.engine.begin_to_stop()
         self._release()
         await self.engine.stop()
 
-    async def _stand_by(self) -> None:
+    async def _stand_by(self) -> bool:
+        """Whether it has an engine at last; False when it is stopped meanwhile."""
         while not self._elected():  # noqa: ASYNC110 - a lock of the operating system tells nobody
             await asyncio.sleep(self._chance.uniform(*TRY_AFTER))
         self.role = "owner"
         logger.info("process %d takes over the engine of this host", os.getpid())
-        await self.engine.insist()  # after a pause: when all web workers stop, this one is told in that time
+        if not await self.engine.insist():  # after a pause: when all web workers stop, this one is told in that time
+            return False
         self._has_engine()
+        return True
 
     def _elected(self) -> bool:
-        if self._lock is None:
+        if self.lock is None:
             return True
-        if self._stopping:
+        if self.engine.stopping:
             return False
         try:
-            taken = self._lock.take()
+            taken = self.lock.take()
         except OSError as error:
             logger.warning("cannot see whether another process has an engine, so this one starts its own: %s", error)
-            self._lock = None
+            self.lock = None
             return True
         if taken:
-            self._lock.write({"pid": os.getpid()})
+            self.lock.write({"pid": os.getpid()})
         return taken
 
     def _has_engine(self) -> None:
-        if self._stopping:
+        if self.engine.stopping:
             return
-        if self._lock is not None:
-            self._lock.write({"pid": os.getpid(), "engine": self.engine.engine_id, "engine_pid": self.engine.pid})
+        if self.lock is not None:
+            self.lock.write({"pid": os.getpid(), "engine": self.engine.engine_id, "engine_pid": self.engine.pid})
         self._engine_runs()
 
     async def _renew(self) -> None:
-        while self._lock is not None:
+        while self.lock is not None:
             await asyncio.sleep(RENEW_INTERVAL)
-            self._lock.renew()
+            self.lock.renew()
 
     def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
+        if self.lock is not None:
+            self.lock.release()

@@ -23,7 +23,7 @@ from sidequest.jobs.checks import Seconds
 from sidequest.jobs.client import CancelAnswer
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import JobRecord
-from sidequest.jobs.states import State
+from sidequest.jobs.states import HELD, State
 from sidequest.wire import inquiry
 
 MOST_LISTED = 1_000
@@ -152,7 +152,7 @@ class JobsOperations:
         Raises JobNotFound; JobStateError unless the job runs; EngineUnreachable naming host and engine.
         """
         record = await self.get(id)
-        if record.state not in (State.CLAIMED, State.RUNNING) or record.engine is None:
+        if record.state not in HELD or record.engine is None:
             raise JobStateError(f"job {id} is {record.state}: only a running job is somewhere")
         answer = await inquiry.ask(self._store().url.identity, record.engine, {"stack": id})
         if answer is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
@@ -78,7 +78,7 @@ class SidequestSettings(TypedDict, total=False):
 class _RunningEngine(OwnEngine, Protocol):
     """What the client tells its engine, wherever that runs."""
 
-    def learn(self, modules: list[str]) -> None: ...
+    def learn(self, lesson: Lesson) -> None: ...
 
 
 class Sidequest(Client):
@@ -169,24 +169,23 @@ class Sidequest(Client):
         """Make a stop, also one that has begun, not wait for running jobs: they are stopped within a
         second or two, and go back to waiting without losing an attempt. Never waits: await `stop()` for that.
         """
-        self._stop.set()
-        if self._owner is not None and not self._started.done():
-            self._owner.cancel()
-        elif self._hosting is not None:
-            self._hosting.engine.hurry()
-        elif self._inline is not None:
-            self._inline.hurry()
+        self._end_sooner(EngineProcess.hurry)
 
     def kill(self) -> None:
         """Stop, and kill this process's engine and its workers now. Never waits: await `stop()` for that.
 
         Their jobs go back to waiting when another engine sees that the heartbeat has stopped.
         """
+        self._end_sooner(EngineProcess.kill)
+
+    def _end_sooner(self, tell: Callable[[EngineProcess], None]) -> None:
         self._stop.set()
         if self._owner is not None and not self._started.done():
             self._owner.cancel()
         elif self._hosting is not None:
-            self._hosting.engine.kill()
+            tell(self._hosting.engine)
+        elif self._inline is not None:
+            self._inline.hurry()  # nobody can kill an engine that is this very process
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -226,6 +225,11 @@ class Sidequest(Client):
     def engine_id(self) -> str | None:
         """The engine of this process; None when it has none, or has not started it yet."""
         return None if self._engine is None else self._engine.engine_id
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The process of that engine; None when this process has none of its own."""
+        return None if self._hosting is None else self._hosting.engine.pid
 
     async def _live(self, started: asyncio.Future[None]) -> None:
         """One task holds everything that is open, so that start and stop may come from different ones."""
@@ -330,7 +334,7 @@ class Sidequest(Client):
                 self._modules[module] = None
                 self._late.add(module)
                 if self._engine is not None and not inline:
-                    self._engine.learn([module])
+                    self._engine.learn(Lesson([module], import_path()))
             if module in self._late:
                 late.append(module)
         if late:

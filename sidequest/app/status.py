@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from sidequest.app.engine_process import EngineProcess
+from sidequest.app.engine_process import EngineProcess, EngineState
 from sidequest.app.hosting import Hosting
 from sidequest.backends.announcer import Road
 from sidequest.backends.base import Backend, EngineRecord
@@ -44,7 +44,7 @@ class ClientStatus:
 class EngineStatus:
     """The engine that runs this app's jobs on this host, as far as this process knows."""
 
-    state: Literal["starting", "running", "hung", "restarting", "stopping", "elsewhere", "none"]
+    state: EngineState | Literal["elsewhere"]
     """`elsewhere`: another process keeps it. `none`: there is none; a client will start one in a moment."""
     id: str | None = None
     pid: int | None = None
@@ -163,8 +163,8 @@ def wake_up_status(mode: str, road: Road) -> WakeUpStatus:
 
 
 async def _own(engine: EngineProcess) -> EngineStatus:
-    vitals = await engine.vitals(ENGINE_PATIENCE) if engine.state in ("running", "hung", "stopping") else None
     alive = engine.state in ("running", "hung", "stopping")
+    vitals = await engine.vitals(ENGINE_PATIENCE) if alive else None
     id, pid = (engine.engine_id, engine.pid) if alive else (None, None)
     if vitals is None:
         return EngineStatus(engine.state, id, pid, engine.since, engine.restarts)
@@ -172,7 +172,7 @@ async def _own(engine: EngineProcess) -> EngineStatus:
 
 
 def _with_vitals(
-    state: Literal["starting", "running", "hung", "restarting", "stopping", "none"],
+    state: EngineState,
     id: str | None, pid: int | None, since: datetime, restarts: int, vitals: Vitals,
 ) -> EngineStatus:  # fmt: skip
     return EngineStatus(

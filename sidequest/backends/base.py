@@ -261,7 +261,8 @@ class Backend(ABC):
         """Raise the engine's beat by one, and note its worker groups; False when others gave it up, or its row is gone.
 
         It waits for no other work of this process: an engine's store keeps a connection for it. Raises
-        BackendUnavailable when it has not landed `within` that long (default: as any statement).
+        BackendUnavailable when it has not landed `within` that long (default: as any statement); to
+        connect again may take twice as long before that.
         """
 
     @abstractmethod

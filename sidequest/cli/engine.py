@@ -105,8 +105,7 @@ class _Keeper:
     async def _until_signal(self) -> None:
         if self._signaled.is_set():
             return
-        engine = (await self._sq.status()).engine
-        _say(f"engine {engine.id} is ready (pid {engine.pid}): {', '.join(self._modules)}")
+        _say(f"engine {self._sq.engine_id} is ready (pid {self._sq.engine_pid}): {', '.join(self._modules)}")
         ending = asyncio.create_task(self._sq.wait())
         await self._signal_or(ending)
         if ending.done():

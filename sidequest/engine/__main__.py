@@ -26,6 +26,7 @@ from sidequest.engine.worker_process import WorkerProcess
 from sidequest.errors import first_cause
 from sidequest.jobs.naming import Script
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json, read_json
+from sidequest.wire.lesson import Lesson
 
 logger = logging.getLogger(__name__)
 ORPHAN_GRACE = 10.0
@@ -110,9 +111,7 @@ class AppPipe(asyncio.Protocol):
                 self._watched.update(ids)
                 self.jobs_ended(engine.recently_ended(ids))
             case Kind.MODULES:
-                news = read_json(payload)
-                sys.path[:] = news["path"]
-                engine.learn(news["modules"])
+                engine.learn(Lesson.from_bytes(payload))
             case _:
                 pass
 

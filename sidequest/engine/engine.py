@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from random import Random
 from typing import Any, Protocol
 from uuid import uuid4
@@ -118,19 +117,17 @@ class Engine:
     def look_for_cancels(self) -> None:
         self._cancellations.look_now()
 
-    def learn(self, modules: Sequence[str]) -> None:
-        self._lanes.crew.learn(modules, sys.path)
-
-    def _taught(self, text: bytes) -> None:
-        """Another process of the app has jobs in modules that the owner of this engine may not have."""
-        try:
-            lesson = Lesson.from_bytes(text)
-        except BrokenFrame as error:
-            logger.warning("somebody sent what is no lesson: %s", error)
-            return
+    def learn(self, lesson: Lesson) -> None:
+        """A process of the app has jobs in modules that this engine may not know."""
         if news := self._lanes.crew.unknown(lesson.modules):
             sys.path += [entry for entry in lesson.path if entry not in sys.path]
-            self.learn(news)
+            self._lanes.crew.learn(news, sys.path)
+
+    def _taught(self, text: bytes) -> None:
+        try:
+            self.learn(Lesson.from_bytes(text))
+        except BrokenFrame as error:
+            logger.warning("somebody sent what is no lesson: %s", error)
 
     def recently_ended(self, ids: Sequence[int]) -> list[int]:
         """Those of the jobs that ended here a moment ago."""
@@ -206,7 +203,7 @@ class Engine:
         )  # fmt: skip
         self._cancellations = Cancellations(self.engine_id, store, self._lanes, lambda: bool(self._lanes.held))
         self._wakeups = Wakeups(self.engine_id, store, self.wake, self.look_for_cancels, self._taught)
-        self._inquiries = Inquiries(self.engine_id, store.url.identity, lambda: self._lanes.held)
+        self._inquiries = Inquiries(lambda: self.engine_id, store.url.identity, lambda: self._lanes.held)
         self._announcer = Announcer(store, self, suffices=settings.serves_all)
         self._rescue = Rescue(settings, store, self._heartbeat, self._announcer.work, self._replay)
         self._cleanup = Cleanup(settings, store)
@@ -277,20 +274,17 @@ class Engine:
     def job_ended(self, held: Held, outcome: Outcome, started_us: int, finished_us: int) -> None:
         if held.lost:
             return  # told when it was found out
-        job = held.job
-        started_at = self._store_time(started_us) if started_us else None
-        change = transitions.finish(job, outcome, started_at, self._store_time(finished_us), self._chance)
+        job, ahead = held.job, self._store.ahead()  # one answer for both: no end comes before its start
+        started_at = from_epoch_us(started_us) + ahead if started_us else None
+        change = transitions.finish(job, outcome, started_at, from_epoch_us(finished_us) + ahead, self._chance)
         if not isinstance(outcome, Completed):
             _log_end(job.id, job.name, outcome, change.state)
         self._writing[job.id] = None
         self._outbox.put(job, change)
 
     def job_running(self, held: Held) -> None:
-        self._outbox.put_start(held.job, transitions.start(held.job, self._store_time(held.started_us)))
-
-    def _store_time(self, host_us: int) -> datetime:
-        """An instant that a worker read from this host's clock, as the database's clock had it."""
-        return from_epoch_us(host_us) + self._store.ahead()
+        started_at = from_epoch_us(held.started_us) + self._store.ahead()  # as the database's clock had it
+        self._outbox.put_start(held.job, transitions.start(held.job, started_at))
 
     def job_progress(self, held: Held, text: str) -> None:
         self._outbox.put_progress(held.job, text)
@@ -357,6 +351,9 @@ class Engine:
     async def _look_into_refusals(self) -> None:
         """Which of the refused had landed after all, and which are others' by now."""
         entries, self._in_doubt = self._in_doubt, []
+        for entry in entries:
+            if entry.change.state is not State.RUNNING:
+                self._writing.pop(entry.job.id, None)
         try:
             found = await self._store.get_many(entry.job.id for entry in entries)
         except SidequestError as error:
@@ -376,10 +373,10 @@ class Engine:
                     "job %d was taken from engine %s%s; its %s was not written", entry.job.id, self.engine_id,
                     f" by engine {record.engine}" if record.engine else "", _named(entry),
                 )  # fmt: skip
-        for entry in entries:
-            if entry.change.state is not State.RUNNING:
-                self._writing.pop(entry.job.id, None)
-        self._written([entry for entry in landed if entry.change.state is not State.RUNNING])
+        states = {entry.job.id: records[entry.job.id].state for entry in landed}
+        self._written([entry for entry in landed if states[entry.job.id] is entry.change.state is not State.RUNNING])
+        if State.WAITING in states.values():  # a release that had landed, and was refused as a cancel after that
+            self._dispatcher.wake()
         if len(landed) < len(entries):
             self._heartbeat.doubt()
 

@@ -77,6 +77,8 @@ class Heartbeat:
         self._confirmed_at = float("-inf")
         self._confirmed = asyncio.Event()
         self._due = 0.0
+        self._soon = float("inf")
+        """When a beat is wanted before that."""
         self._hurry = asyncio.Event()
         self._chance = Random()
 
@@ -120,6 +122,7 @@ class Heartbeat:
         """Beat until `leave`. What cannot reach the database is tried again sooner than the next beat is due."""
         while not self._left:
             await self._until_due()
+            self._soon = float("inf")
             sent_at = monotonic()
             try:
                 await self._beat(sent_at)
@@ -175,12 +178,12 @@ class Heartbeat:
         self._pulse.trusted_until(sent_at + WORKERS_TRUSTED * self._life)
 
     def _hurry_to(self, at: float) -> None:
-        if at < self._due:
-            self._due = at
+        if at < self._soon:
+            self._soon = at
             self._hurry.set()
 
     async def _until_due(self) -> None:
-        while (left := self._due - monotonic()) > 0:
+        while (left := min(self._due, self._soon) - monotonic()) > 0:
             self._hurry.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):

@@ -9,18 +9,22 @@ from typing import Any
 import anyio
 
 from sidequest.engine.lane import Held, Lane
+from sidequest.errors import first_cause
 from sidequest.wire.inquiry import InquirySocket
 from sidequest.wire.messages import Role
 
 logger = logging.getLogger(__name__)
 ATTEMPT_WAIT = 30.0
-"""Seconds until a socket that could not be made is tried again."""
+"""Seconds until a socket that could not be made, or has failed, is tried again."""
+CHECK_INTERVAL = 5.0
+"""Seconds between two looks whether it is still where others look for it."""
 
 
 class Inquiries:
     """`run` answers `{"stack": id}` with `{"stack": text}` or `{"error": why}`."""
 
-    def __init__(self, engine_id: str, identity: str, held: Callable[[], Mapping[int, Held]]) -> None:
+    def __init__(self, engine_id: Callable[[], str], identity: str, held: Callable[[], Mapping[int, Held]]) -> None:
+        """The engine goes on under another id when others gave it up."""
         self._engine_id = engine_id
         self._identity = identity
         self._held = held
@@ -28,18 +32,23 @@ class Inquiries:
     async def run(self) -> None:
         while True:
             try:
-                inquiries = InquirySocket(self._identity, self._engine_id)
-            except OSError as error:
-                logger.debug("this engine cannot be asked where its jobs are: %s", error)
+                await self._serve()
+            except* OSError as errors:  # no place for a socket, or no more descriptors
+                logger.debug("this engine cannot be asked where its jobs are: %s", first_cause(errors))
                 await anyio.sleep(ATTEMPT_WAIT)
-                continue
-            try:
-                await inquiries.serve(self.answer)
-            except OSError as error:  # no more descriptors, for instance
-                logger.warning("this engine cannot be asked where its jobs are for now: %s", error)
-            finally:
-                inquiries.close()
-            await anyio.sleep(ATTEMPT_WAIT)
+
+    async def _serve(self) -> None:
+        """Answer as long as the socket is where others look for it."""
+        engine_id = self._engine_id()
+        inquiries = InquirySocket(self._identity, engine_id)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(inquiries.serve, self.answer)
+                while inquiries.in_place and self._engine_id() == engine_id:  # noqa: ASYNC110 - nobody tells
+                    await anyio.sleep(CHECK_INTERVAL)
+                tasks.cancel_scope.cancel()
+        finally:
+            inquiries.close()
 
     async def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """What is wrong with a question is told, too: it may come from another version of this code."""
@@ -57,7 +66,7 @@ class Inquiries:
     async def _stack(self, held: Held, lane: Lane) -> str:
         told = await lane.stack(held.job.id)
         threads = await lane.link.stacks()
-        head = f"job {held.job.id} ({held.job.name}) in worker {lane.link.pid} of engine {self._engine_id}"
+        head = f"job {held.job.id} ({held.job.name}) in worker {lane.link.pid} of engine {self._engine_id()}"
         parts = [head, told or "(the worker does not answer: something holds it up)"]
         if threads:
             parts.append(f"All threads of the worker, the innermost call first:\n\n{threads}")

@@ -188,7 +188,8 @@ class Lane:
         return f"worker {self.link.pid}" if job is None else f"worker {self.link.pid}, job {job.id} ({job.name})"
 
     def _receive(self, kind: Kind, payload: bytes) -> None:
-        self.blocked = False  # who sends a frame has come to do so
+        if kind is not Kind.PROGRESS:  # which a job may report in the very step that blocks the loop
+            self.blocked = False
         match kind:
             case Kind.ENDS:
                 if self.role is Role.SYNC and self._output is not None:

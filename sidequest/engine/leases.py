@@ -70,8 +70,12 @@ class Leases:
     async def check(self, engine_id: str) -> None:
         """Clear up what is in doubt; it stays in doubt when the store cannot be asked."""
         if self._doubtful:
-            await self.find_lost(engine_id)
-            self._doubtful = False
+            self._doubtful = False  # before: there may be new doubt while the store is asked
+            try:
+                await self.find_lost(engine_id)
+            except BaseException:
+                self._doubtful = True
+                raise
         if self.uncertain:
             await self._find_strays(engine_id)
 

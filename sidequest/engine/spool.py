@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sidequest.backends.base import Backend
+from sidequest.errors import SidequestError
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
+from sidequest.wire.runtime_directory import short_name
 
 logger = logging.getLogger(__name__)
 SPOOL, REPLAYING = ".spool", "replaying"
@@ -38,7 +40,7 @@ class Spool:
     def __init__(self, directory: str, identity: str, engine_id: str) -> None:
         """`identity` is that of the database. Nothing is made before there is something to keep."""
         self._directory = Path(directory)
-        self._prefix = f"sidequest-{hashlib.sha256(identity.encode()).hexdigest()[:16]}-"
+        self._prefix = f"sidequest-{short_name(identity)}-"
         self._path = self._directory / f"{self._prefix}{engine_id}{SPOOL}"
         self._replaying = self._directory / f"{self._prefix}{REPLAYING}"
         self._file: int | None = None
@@ -61,16 +63,20 @@ class Spool:
         """
         if not self._of_others():
             return
-        turn = await self._take_turn()  # what another engine is writing must be there before anything is released
+        try:
+            turn = await self._take_turn()  # what another engine is writing must be there before anything is released
+        except OSError as error:
+            logger.error("what is in %s cannot be written, these jobs will run again: %s", self._directory, error)
+            return
         try:
             for path in self._of_others():
-                if (file := _locked(path)) is not None:
-                    try:
-                        await self._replay_file(store, path, file)
-                    finally:
-                        os.close(file)
+                try:
+                    await self._replay_one(store, path)
+                except OSError as error:  # somebody else's, or on a disk that has become read-only
+                    logger.error("the ends of jobs in %s cannot be written, these jobs will run again: %s", path, error)
         finally:
-            await asyncio.to_thread(self._replaying.unlink, missing_ok=True)
+            with suppress(OSError):
+                await asyncio.to_thread(self._replaying.unlink, missing_ok=True)
             os.close(turn)
 
     def _of_others(self) -> list[Path]:
@@ -82,11 +88,18 @@ class Spool:
             await asyncio.sleep(PAUSE)
         return turn
 
+    async def _replay_one(self, store: Backend, path: Path) -> None:
+        if (file := _locked(path)) is not None:
+            try:
+                await self._replay_file(store, path, file)
+            finally:
+                os.close(file)
+
     async def _replay_file(self, store: Backend, path: Path, file: int) -> None:
         changes = await asyncio.to_thread(_read, file, path)
         refused = 0
         for first in range(0, len(changes), BATCH):
-            refused += len(await store.apply(changes[first : first + BATCH]))
+            refused += await _write(store, changes[first : first + BATCH])
         logger.warning(
             "wrote the ends of %d jobs that a dead engine had kept in %s; %d had been written before or belong to others",
             len(changes), path, refused,
@@ -108,6 +121,19 @@ class Spool:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = None
+
+
+async def _write(store: Backend, changes: Sequence[Change]) -> int:
+    """How many of them were refused, by a fence or because the database does not take their values."""
+    try:
+        return len(await store.apply(changes))
+    except SidequestError:  # some of them are ValueErrors, too
+        raise
+    except ValueError as error:
+        if len(changes) > 1:
+            return sum([await _write(store, [change]) for change in changes])
+        logger.error("the end of job %d, which a dead engine had kept, cannot be stored: %s", changes[0].id, error)
+        return 1
 
 
 def to_line(change: Change) -> bytes:

@@ -186,10 +186,10 @@ class WorkerProcess(asyncio.Protocol):
         self._word[3] = until_us
 
     async def kill(self, for_job: int | None, cause: str = "") -> None:
-        if self._killed_for is None and not self._cause:
+        if self._killed_for is None and not self._cause:  # else somebody is at it, and may wait for the stacks
             self._killed_for, self._cause, self._suspect = for_job, cause, self._word[0]
             self._stacks = await self.stacks()
-        self._kill_group()
+            self._kill_group()
 
     def data_received(self, data: bytes) -> None:
         assert self._on_frame is not None
@@ -226,10 +226,11 @@ class WorkerProcess(asyncio.Protocol):
 
     async def stacks(self) -> str:
         async with self._dumping:
-            assert self._stacks_in is not None
+            if self._over or self._stacks_in is None:
+                return ""  # the number may belong to another process by now
             with suppress(OSError):  # what came too late for those who asked before
                 self._stacks_in.recv(STACKS_LIMIT)
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, DUMP_SIGNAL)
             await asyncio.sleep(DUMP_WAIT)
             try:

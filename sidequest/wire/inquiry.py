@@ -43,21 +43,15 @@ async def ask(identity: str, engine: str, question: dict[str, Any]) -> dict[str,
     return None
 
 
-class InquirySocket:
-    """An engine's end. Raises OSError, which says why, when there is no place for it."""
+class InquirySocket(wake_socket.LocalSocket):
+    """An engine's end."""
 
     def __init__(self, identity: str, engine: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.setblocking(False)
-        try:
-            self.path = wake_socket.bind(self._socket, _name(identity, engine))
-            self._socket.listen(MOST_AT_ONCE)
-        except BaseException:
-            self._socket.close()
-            raise
+        super().__init__(socket.SOCK_STREAM, _name(identity, engine))
+        self._socket.listen(MOST_AT_ONCE)
 
     async def serve(self, answer: Answer) -> None:
-        """Answer whoever asks, until cancelled."""
+        """Answer whoever asks, until cancelled. Raises OSError, in a group, when there are no more descriptors."""
         loop = asyncio.get_running_loop()
         asking = 0
 
@@ -79,11 +73,6 @@ class InquirySocket:
                     tasks.start_soon(attend, caller)
                 else:
                     caller.close()
-
-    def close(self) -> None:
-        self._socket.close()
-        with suppress(OSError):
-            self.path.unlink()
 
 
 async def _read(stream: socket.socket, most: int, until: bytes) -> bytes:

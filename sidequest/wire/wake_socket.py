@@ -46,20 +46,42 @@ class LookFor(Enum):
     CANCELS = b"c"
 
 
-class WakeSocket:
-    """An engine's end. Raises OSError, which says why, when there is no place for it."""
+class LocalSocket:
+    """A socket by which other processes of this host find an engine. Raises OSError, which says why, when there is no place."""
+
+    def __init__(self, kind: socket.SocketKind, name: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, kind)
+        self._socket.setblocking(False)
+        try:
+            self.path = in_first_place(lambda directory: self._bind(directory, name))
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _bind(self, directory: Path, name: str) -> Path:
+        sweep(directory)
+        self._socket.bind(str(directory / name))
+        return directory / name
+
+    @property
+    def in_place(self) -> bool:
+        """Whether others can find it: who cleans up temporary files may have removed it."""
+        return self.path.exists()
+
+    def close(self) -> None:
+        self._socket.close()
+        with suppress(OSError):
+            self.path.unlink()
+
+
+class WakeSocket(LocalSocket):
+    """An engine's end."""
 
     def __init__(self, identity: str, engine: str) -> None:
         """`identity` is the database's (`DatabaseURL.identity`)."""
         self.lessons: list[bytes] = []
         """What came to be learned, by the time `heard` was last called."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        try:
-            self.path = bind(self._socket, socket_name(identity, engine))
-        except BaseException:
-            self._socket.close()
-            raise
+        super().__init__(socket.SOCK_DGRAM, socket_name(identity, engine))
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -72,16 +94,6 @@ class WakeSocket:
                 came.append(self._socket.recv(LONGEST))
         self.lessons = [datagram.removeprefix(LESSON) for datagram in came if datagram.startswith(LESSON)]
         return frozenset(call for call in LookFor if call.value in came or len(came) >= FULL)
-
-    @property
-    def in_place(self) -> bool:
-        """Whether others can find it: who cleans up temporary files may have removed it."""
-        return self.path.exists()
-
-    def close(self) -> None:
-        self._socket.close()
-        with suppress(OSError):
-            self.path.unlink()
 
 
 class LocalEngines:
@@ -111,20 +123,9 @@ class LocalEngines:
 
     def teach(self, engine: str, lesson: bytes) -> None:
         """Tell this engine something before it is woken for it. Neither waits nor fails."""
-        path = _sockets(self._prefix).get(f"{self._prefix}{_short(engine)}")
+        path = find(f"{self._prefix}{_short(engine)}")
         if path is not None:
-            _send(LESSON + lesson, [path])
-
-
-def bind(made: socket.socket, name: str) -> Path:
-    """Bind it in the first place that will do. Raises OSError saying what is wrong with each."""
-
-    def bind_in(directory: Path) -> Path:
-        sweep(directory)
-        made.bind(str(directory / name))
-        return directory / name
-
-    return in_first_place(bind_in)
+            _send(LESSON + lesson, [str(path)])
 
 
 def socket_name(identity: str, engine: str) -> str:

@@ -63,6 +63,7 @@ class AsyncHost:
         self._running: dict[int, _Run] = {}
         self._ends: list[bytes] = []
         self._untold: dict[int, int] = {}
+        self._telling = False
         self._shutting_down = False
         self._steps = count(1)
         self._hygiene = hygiene
@@ -100,11 +101,11 @@ class AsyncHost:
                 pass
 
     def _start(self, attempt: Attempt) -> None:
-        run = _Run(attempt, self._loop.create_task(self._attempt(attempt)))
-        self._running[attempt.id] = run
-        if not self._untold:
-            self._loop.call_later(TELL_STARTED, self._tell_started)
+        self._running[attempt.id] = _Run(self._loop.create_task(self._attempt(attempt)))
         self._untold[attempt.id] = 0
+        if not self._telling:
+            self._telling = True
+            self._loop.call_later(TELL_STARTED, self._tell_started)
 
     async def _attempt(self, attempt: Attempt) -> None:
         started_us = epoch_us()
@@ -188,22 +189,24 @@ class AsyncHost:
         return pack_spoiled(suspects, found)
 
     def _tell_started(self) -> None:
-        """What has started and is still running; what has not had its first step is told next time."""
-        told = [(id, us) for id, us in self._untold.items() if us]
+        """What has been running for so long; the others may be over before it is their turn."""
+        long_ago = epoch_us() - round(TELL_STARTED * 1_000_000)
+        told = [(id, us) for id, us in self._untold.items() if 0 < us <= long_ago]
         if told:
             self._send(pack_started(told))
-        self._untold = {id: 0 for id, us in self._untold.items() if not us}
-        if self._untold:
+        for id, _ in told:
+            del self._untold[id]
+        self._telling = bool(self._untold)
+        if self._telling:
             self._loop.call_later(TELL_STARTED, self._tell_started)
 
 
 class _Run:
     """A job that runs on this loop."""
 
-    __slots__ = ("attempt", "call", "coroutine", "stop", "task", "thread", "timer")
+    __slots__ = ("call", "coroutine", "stop", "task", "thread", "timer")
 
-    def __init__(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
-        self.attempt = attempt
+    def __init__(self, task: asyncio.Task[None]) -> None:
         self.task = task
         self.call: Call | None = None
         self.coroutine: Coroutine[Any, Any, Any] | None = None

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NoReturn
 
 from sidequest.wire.frames import Kind, Splitter
+
+LARGE = 16_384
+"""Bytes of a frame that may not fit into the socket at once."""
 
 
 class Channel:
@@ -22,7 +27,7 @@ class Channel:
         self._lock = threading.Lock()
 
     def send(self, frame: bytes) -> None:
-        with self._lock:
+        with self._lock, _undisturbed() if len(frame) > LARGE else nullcontext():
             try:
                 self.socket.sendall(frame)
             except OSError:
@@ -53,6 +58,16 @@ class Channel:
         """Frames that were read along with another one."""
         frames, self._waiting = self._waiting, []
         return frames
+
+
+@contextmanager
+def _undisturbed() -> Generator[None, None, None]:
+    """Let no signal that stops a job cut a frame in two; it comes after that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_engine() -> NoReturn:

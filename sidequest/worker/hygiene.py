@@ -129,6 +129,8 @@ def _environment() -> dict[Any, Any]:
 
 def _children() -> Iterator[int]:
     """The processes that this one has started and that are still its children; Linux only."""
+    if not _has_children():
+        return
     with suppress(OSError, ValueError):
         for task in os.listdir(TASKS):  # noqa: PTH208 - three times as fast
             file = os.open(f"{TASKS}/{task}/children", os.O_RDONLY)
@@ -136,6 +138,17 @@ def _children() -> Iterator[int]:
                 yield from map(int, os.read(file, 65_536).split())
             finally:
                 os.close(file)
+
+
+def _has_children() -> bool:
+    """What nearly always says that there is nothing to look for, at a twentieth of the cost."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    except AttributeError:  # macOS before Python 3.13
+        pass
+    return True
 
 
 def _is_dead(pid: int) -> bool:

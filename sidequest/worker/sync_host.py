@@ -11,7 +11,7 @@ import sys
 import threading
 from contextlib import suppress
 from ctypes import Array
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -195,13 +195,11 @@ class SyncHost:
     def _give_back(self) -> None:
         """Return the jobs that have not started, so that they can run elsewhere."""
         returned: list[int] = []
-        while not self._inbox.empty():
-            attempt = self._inbox.get_nowait()
-            if attempt is None:
-                self._inbox.put(None)
-                break
-            self._timed_in -= attempt.timeout_ms is not None
-            returned.append(attempt.id)
+        with suppress(Empty):  # the main thread may take the last one meanwhile
+            while (attempt := self._inbox.get_nowait()) is not None:
+                self._timed_in -= attempt.timeout_ms is not None
+                returned.append(attempt.id)
+            self._inbox.put(None)
         self._channel.send(pack_ids(Kind.RETURNED, returned))
 
 

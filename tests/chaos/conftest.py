@@ -152,12 +152,6 @@ async def all_ended(sq: Sidequest, within: float = 40.0) -> None:
     await eventually(none_left, within)
 
 
-def engine_pid(sq: Sidequest) -> int:
-    assert sq._hosting is not None
-    assert sq._hosting.engine.pid is not None
-    return sq._hosting.engine.pid
-
-
 def own_descriptors() -> int:
     """How many descriptors this process has open."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())

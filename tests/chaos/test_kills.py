@@ -17,10 +17,10 @@ import pytest
 from sidequest import Sidequest
 from sidequest.app import engine_process
 from tests.chaos import chaos_jobs as jobs
-from tests.chaos.conftest import StartHost, StartSidequest, all_ended, all_records, engine_pid
+from tests.chaos.conftest import StartHost, StartSidequest, all_ended, all_records
 from tests.chaos.hosts import kill_all, send
 from tests.chaos.truth import TruthLog, check
-from tests.integration.waiting import eventually, marked_processes
+from tests.integration.waiting import engine_pid, eventually, marked_processes
 
 Scale = Callable[[int], int]
 FULL, SOME = 50, 5

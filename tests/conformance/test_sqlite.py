@@ -82,9 +82,11 @@ async def test_the_file_keeps_a_write_ahead_log(store, foreign):
 async def test_an_enqueue_survives_a_power_cut_and_an_engine_need_not(path, role, options, mode):
     store = make(path, options, role)
     await store.open()
-    async with store.writer() as session:
-        assert await session.fetch("PRAGMA synchronous") == [(mode,)]
-        assert await session.fetch("PRAGMA busy_timeout") == [(5000,)]
+    for way in (store.writer(), store.beating(None)):
+        async with way as session:
+            assert await session.fetch("PRAGMA synchronous") == [(mode,)]
+            assert await session.fetch("PRAGMA wal_autocheckpoint") == [(4_000,)]
+            assert await session.fetch("PRAGMA busy_timeout") == [(5000,)]
     await store.close()
 
 
@@ -375,7 +377,7 @@ def plans(store: SqliteBackend, foreign: sqlite3.Connection, monkeypatch: pytest
 
     def explained(method):
         async def run(self, statement, values=None):
-            if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            if statement.startswith(("SELECT", "WITH", "UPDATE", "DELETE")):
                 rows = foreign.execute(f"EXPLAIN QUERY PLAN {statement}", values or {}).fetchall()
                 seen.append((statement, "\n".join(row[3] for row in rows)))
             return await method(self, statement, values or {})

@@ -17,6 +17,7 @@ import pytest
 
 from sidequest import Sidequest
 from sidequest.jobs.definition import registry
+from tests.integration.place import Place
 from tests.integration.waiting import MARK, eventually, marked_processes
 from tests.servers.plugin import DATABASES
 
@@ -66,6 +67,13 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
 async def nothing_left_behind(mark: str) -> AsyncIterator[None]:
     yield
     await eventually(lambda: not marked_processes(mark), within=10)
+
+
+@pytest.fixture
+def place(tmp_path: Path, mark: str) -> Iterator[Place]:
+    made = Place(tmp_path, mark)
+    yield made
+    made.reap()
 
 
 @pytest.fixture

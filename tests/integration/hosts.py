@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from tests.integration.waiting import eventually, marked_processes
+from tests.integration.waiting import eventually, marked_engines
 
 ASGI = """
 import asyncio, os
@@ -191,7 +191,7 @@ class Host:
         return answers
 
     def engines(self) -> list[int]:
-        return [pid for pid, command in marked_processes(self.mark).items() if "-m sidequest.engine" in command]
+        return marked_engines(self.mark)
 
     async def ended(self, within: float = 15) -> int:
         return await asyncio.wait_for(asyncio.to_thread(self.process.wait), within)

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 from sidequest import Sidequest
 from sidequest.jobs.client import JobCall
 from tests.integration import sample_jobs as jobs
-from tests.integration.waiting import eventually, marked_processes
+from tests.integration.waiting import eventually, marked_engines
 
 APP = """
 import asyncio
@@ -64,7 +63,7 @@ class Place:
     async def app(self, url: str, **settings: Any) -> subprocess.Popen[bytes]:
         """An app with an engine, in a process of its own."""
         script, log = self.folder / f"app{len(self._apps)}.py", self.folder / f"app{len(self._apps)}.log"
-        script.write_text(textwrap.dedent(APP.format(url=url, settings=settings)))
+        script.write_text(APP.format(url=url, settings=settings))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with log.open("w") as out:
             app = subprocess.Popen([sys.executable, str(script)], stdout=out, stderr=out, cwd=Path.cwd(), env=environment)
@@ -78,7 +77,7 @@ class Place:
         return (self.folder / f"app{number}.log").read_text()
 
     def engines(self) -> list[int]:
-        return [pid for pid, command in marked_processes(self._mark).items() if "sidequest.engine" in command]
+        return marked_engines(self._mark)
 
     def kill_all(self) -> None:
         """App and engine at once, as an operator, the kernel or a container's end may do it."""

@@ -22,21 +22,16 @@ from sidequest import JobHandle, Sidequest, State, call_by_name
 from sidequest.wire.frames import Kind
 from tests.integration import abusive_jobs as jobs
 from tests.integration.conftest import StartSidequest
-from tests.integration.waiting import eventually
+from tests.integration.waiting import engine_pid, eventually
 
+# what jobs do to their process is no database's business; what is stored of it, `test_how_jobs_end` tells of each
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 MODULE = "tests.integration.abusive_jobs"
 ENOUGH: dict[str, Any] = {"max_workers": 4, "kill_grace": 0.5, "modules": [MODULE]}
 LEFT_RUNNING = 60
 """Seconds for which the jobs here leave something running: whoever waits for that waits long."""
 EXITED = "the worker process exited with code {}"
 KILLED = "the worker process was killed by {}"
-
-
-@pytest.fixture(params=["sqlite"])
-def database(request: pytest.FixtureRequest) -> str:
-    """What jobs do to their process is no database's business; what is stored of it, `test_how_jobs_end` tells of each."""
-    name: str = request.param
-    return name
 
 
 @pytest.fixture
@@ -47,7 +42,7 @@ async def sq(start: StartSidequest) -> Sidequest:
 @asynccontextmanager
 async def neighbours(sq: Sidequest, seconds: float = 0.8) -> AsyncIterator[None]:
     """Healthy jobs of both kinds beside what happens in the block: each must end at its first attempt, in this engine."""
-    engine = _engine(sq)
+    engine = engine_pid(sq)
     handles = [await sq.enqueue(call) for call in (jobs.healthy.call(seconds), jobs.healthy_sync.call(seconds))]
     for handle in handles:
         await eventually(lambda handle=handle: _begun(handle), within=60)
@@ -56,7 +51,7 @@ async def neighbours(sq: Sidequest, seconds: float = 0.8) -> AsyncIterator[None]
         await handle.result(timeout=20)
         record = await handle.refresh()
         assert (record.attempt, record.crashes, record.interrupts, record.errors) == (1, 0, 0, ())
-    assert _engine(sq) == engine, "the engine died"
+    assert engine_pid(sq) == engine, "the engine died"
 
 
 async def verdict(handle: JobHandle[object], within: float = 20) -> tuple[State, int, int, str, str, str]:
@@ -137,8 +132,8 @@ async def test_a_job_that_closes_its_output_harms_nobody(sq: Sidequest) -> None:
         await (await sq.enqueue(jobs.healthy_sync.call(0))).result(timeout=10)
 
 
-async def test_a_hundred_megabytes_of_output_hold_up_neither_job_nor_engine(sq: Sidequest) -> None:
-    before = _resident(_engine(sq))
+async def test_a_hundred_megabytes_of_output_hold_up_neither_job_norengine_pid(sq: Sidequest) -> None:
+    before = _resident(engine_pid(sq))
     async with neighbours(sq, 3):
         handle = await sq.enqueue(jobs.floods.call(100))
         worst = 0.0
@@ -152,7 +147,7 @@ async def test_a_hundred_megabytes_of_output_hold_up_neither_job_nor_engine(sq: 
     assert record.finished_at is not None
     assert (record.finished_at - record.started_at).total_seconds() < 20
     assert worst < 3
-    assert _resident(_engine(sq)) - before < 50_000_000
+    assert _resident(engine_pid(sq)) - before < 50_000_000
 
 
 GARBAGE = {
@@ -240,9 +235,7 @@ async def test_endless_recursion_is_an_error_that_can_be_read(sq: Sidequest) -> 
 
 
 @pytest.mark.parametrize("definition", [jobs.leaks_a_task, jobs.leaks_a_thread_of_the_loop, jobs.waits_too_briefly])
-async def test_what_an_async_job_leaves_running_holds_back_neither_its_result_nor_a_stop(
-    start: StartSidequest, url: str, definition: object
-) -> None:
+async def test_what_an_async_job_leaves_running_holds_back_neither_its_result_nor_a_stop(url: str, definition: object) -> None:
     async with Sidequest(url, max_workers=3, modules=[MODULE]) as sq:
         async with neighbours(sq):
             assert await (await definition.enqueue()).result(timeout=5) == "done"  # type: ignore[attr-defined]
@@ -391,10 +384,10 @@ async def test_a_worker_that_has_grown_is_replaced_when_its_jobs_have_ended(star
     await eventually(lambda: not _alive(grown))
 
 
-async def test_the_kernel_would_rather_take_a_worker_than_the_engine(sq: Sidequest) -> None:
+async def test_the_kernel_would_rather_take_a_worker_than_theengine_pid(sq: Sidequest) -> None:
     pid = await (await sq.enqueue(jobs.healthy_sync.call(0))).result(timeout=10)
     assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) >= 500
-    assert int(Path(f"/proc/{_engine(sq)}/oom_score_adj").read_text()) < 500
+    assert int(Path(f"/proc/{engine_pid(sq)}/oom_score_adj").read_text()) < 500
 
 
 async def test_a_job_that_blocks_its_loop_is_named_and_others_run_elsewhere(
@@ -468,12 +461,6 @@ async def _logged(capfd: pytest.CaptureFixture[str], words: str) -> str:
 
 async def _begun(handle: JobHandle[object]) -> bool:
     return (await handle.refresh()).started_at is not None
-
-
-def _engine(sq: Sidequest) -> int:
-    assert sq._hosting is not None
-    assert sq._hosting.engine.pid is not None
-    return sq._hosting.engine.pid
 
 
 def _alive(pid: int) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from sidequest import Sidequest, State
 from tests.integration.hosts import SERVERS, Host, hosted, open_terminal
-from tests.integration.waiting import eventually, marked_processes
+from tests.integration.waiting import eventually, in_state, marked_processes
 
 pytestmark = [pytest.mark.database("sqlite"), pytest.mark.usefixtures("runtime")]
 SEVERAL = [kind for kind, server in SERVERS.items() if server.workers > 1]
@@ -72,7 +72,7 @@ async def test_another_worker_takes_over_when_the_owner_is_killed_and_every_job_
         [first] = host.engines()
         for seconds in (0.3, 0.5, 2.0) * 3:
             await host.ask(f"/nap?seconds={seconds}")
-        await eventually(lambda: _running(sq))
+        await eventually(lambda: in_state(sq, State.RUNNING))
         os.kill(owner, signal.SIGKILL)
         killed = time.monotonic()
         await eventually(lambda: _taken_over(host, first), within=TAKEN_OVER)
@@ -175,7 +175,7 @@ async def test_ctrl_c_lets_running_jobs_finish(tmp_path: Path, url: str, mark: s
     try:
         async with hosted("uvicorn", tmp_path, url, mark, terminal=screen) as host, Sidequest(url, engine="off") as sq:
             await host.ask("/nap?seconds=1")
-            await eventually(lambda: _running(sq))
+            await eventually(lambda: in_state(sq, State.RUNNING))
             os.write(keyboard, b"\x03")
             await host.ended()
             assert await _all_ended(sq, 1), "the terminal's interrupt has not reached it"
@@ -200,7 +200,7 @@ async def test_a_signal_to_the_whole_group_lets_running_jobs_finish(tmp_path: Pa
     """As systemd stops a service: every process is signaled at once."""
     async with hosted("gunicorn", tmp_path, url, mark) as host, Sidequest(url, engine="off") as sq:
         await host.ask("/nap?seconds=1")
-        await eventually(lambda: _running(sq))
+        await eventually(lambda: in_state(sq, State.RUNNING))
         for pid in marked_processes(mark):
             os.kill(pid, signal.SIGTERM)
         await host.ended()
@@ -223,10 +223,6 @@ async def _has_engine(host: Host) -> bool:
 async def _says(host: Host, version: int) -> bool:
     found = await host.look()
     return found is not None and found["version"] == version
-
-
-async def _running(sq: Sidequest) -> bool:
-    return (await sq.jobs.count())[State.RUNNING] > 0
 
 
 async def _all_ended(sq: Sidequest, count: int) -> bool:

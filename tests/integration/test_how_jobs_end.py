@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,7 @@ from sidequest import (
 from sidequest.jobs.record import NewJob
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
-from tests.integration.waiting import eventually
+from tests.integration.waiting import eventually, in_state
 
 
 async def failure(handle: JobHandle[object]) -> JobFailed:
@@ -95,7 +94,7 @@ async def test_sys_exit_in_a_job_is_an_ordinary_error(sq: Sidequest) -> None:
 )
 async def test_a_crash_names_its_cause_and_spares_the_neighbours(sq: Sidequest, call: object, words: str) -> None:
     sync, other = await jobs.sleep.enqueue(1), await jobs.sleep.enqueue(1)
-    await eventually(lambda: _running(sq, 2))
+    await eventually(lambda: in_state(sq, State.RUNNING, 2))
     error = await failure(await sq.enqueue(call))  # type: ignore[arg-type]
     assert error.error_type == "WorkerDied"
     assert words in error.error_message
@@ -125,7 +124,7 @@ async def test_a_crash_is_retried_after_ten_seconds_and_the_third_is_the_last(sq
 
 async def test_an_async_job_caught_in_the_act_is_blamed_and_the_others_are_not(sq: Sidequest) -> None:
     others = [await jobs.nap.enqueue(1.0) for _ in range(3)]
-    await eventually(lambda: _running(sq, 3))
+    await eventually(lambda: in_state(sq, State.RUNNING, 3))
     await failure(await jobs.async_hard_exit.enqueue(0.1))
     for other in others:
         await other.result(timeout=10)
@@ -136,7 +135,7 @@ async def test_an_async_job_caught_in_the_act_is_blamed_and_the_others_are_not(s
 async def test_when_nobody_can_be_blamed_all_run_alone_next_time(sq: Sidequest) -> None:
     pid = await (await jobs.nap.enqueue(0)).result(timeout=10)
     sleepers = [await jobs.nap.enqueue(0.8) for _ in range(3)]
-    await eventually(lambda: _running(sq, 3))
+    await eventually(lambda: in_state(sq, State.RUNNING, 3))
     os.kill(pid, signal.SIGKILL)
     pids = [await sleeper.result(timeout=15) for sleeper in sleepers]
     records = [await sleeper.refresh() for sleeper in sleepers]
@@ -198,7 +197,7 @@ async def test_a_waiting_job_is_canceled_at_once_and_never_starts(sq: Sidequest,
 
 async def test_a_running_sync_job_is_canceled_and_cleans_up(sq: Sidequest, tmp_path: Path) -> None:
     handle = await jobs.cleans_up.enqueue(str(tmp_path / "log"))
-    await eventually(lambda: _running(sq, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     assert await handle.cancel() == "requested"
     assert await handle.wait(timeout=5) is State.CANCELED
     assert (tmp_path / "log").read_text() == "cleaned\n"
@@ -206,7 +205,7 @@ async def test_a_running_sync_job_is_canceled_and_cleans_up(sq: Sidequest, tmp_p
 
 async def test_a_running_async_job_is_canceled_and_its_neighbour_is_not(sq: Sidequest) -> None:
     neighbour, handle = await jobs.nap.enqueue(1), await jobs.nap.enqueue(60)
-    await eventually(lambda: _running(sq, 2))
+    await eventually(lambda: in_state(sq, State.RUNNING, 2))
     assert await handle.cancel() == "requested"
     assert await handle.wait(timeout=5) is State.CANCELED
     assert await neighbour.wait(timeout=5) is State.COMPLETED
@@ -214,7 +213,7 @@ async def test_a_running_async_job_is_canceled_and_its_neighbour_is_not(sq: Side
 
 async def test_a_running_job_that_ignores_its_cancel_is_killed(sq: Sidequest) -> None:
     handle = await jobs.stubborn.options(timeout=None, kill_grace=0.2).enqueue()
-    await eventually(lambda: _running(sq, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     assert await handle.cancel() == "requested"
     assert await handle.wait(timeout=5) is State.CANCELED
 
@@ -222,7 +221,7 @@ async def test_a_running_job_that_ignores_its_cancel_is_killed(sq: Sidequest) ->
 async def test_a_cancel_from_elsewhere_reaches_the_job_within_a_second_or_so(sq: Sidequest, start: StartSidequest) -> None:
     elsewhere = await start(engine="off")
     handle = await sq.enqueue(jobs.sleep.call(60))
-    await eventually(lambda: _running(sq, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     assert await elsewhere.jobs.cancel(handle.id) == "requested"
     assert await handle.wait(timeout=3) is State.CANCELED
 
@@ -272,8 +271,3 @@ async def test_what_cannot_be_stored_is_refused_before_anything_is_written(sq: S
     with pytest.raises(NotSerializable, match=r"argument 'value' .* \$\.a\[0\]"):
         await jobs.echo.enqueue({"a": [object()]})
     assert sum((await sq.jobs.count()).values()) == 0
-
-
-async def _running(sq: Sidequest, count: int) -> bool:
-    await asyncio.sleep(0)
-    return (await sq.jobs.count())[State.RUNNING] >= count

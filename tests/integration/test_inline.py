@@ -17,7 +17,7 @@ from sidequest.engine.engine import Engine, Orders
 from sidequest.engine.inline import InlineLink
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
-from tests.integration.waiting import eventually, marked_processes
+from tests.integration.waiting import eventually, in_state, marked_processes
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def test_an_async_job_is_stopped_by_its_timeout_and_by_a_cancel(inline: Si
     with pytest.raises(JobFailed, match="timeout"):
         await (await jobs.async_hang.enqueue()).result(timeout=5)
     handle = await jobs.nap.enqueue(60)
-    await eventually(lambda: _running(inline))
+    await eventually(lambda: in_state(inline, State.RUNNING))
     assert await handle.cancel() == "requested"
     assert await handle.wait(timeout=5) is State.CANCELED
 
@@ -108,12 +108,7 @@ class Nobody:
 async def test_stopping_gives_back_what_does_not_end(url: str) -> None:
     async with Sidequest(url, engine="inline", shutdown_timeout=0.1) as sq:
         handle = await jobs.nap.enqueue(60)
-        await eventually(lambda: _running(sq))
+        await eventually(lambda: in_state(sq, State.RUNNING))
     async with Sidequest(url, engine="off") as sq:
         record = await sq.handle(handle.id).refresh()
     assert (record.state, record.attempt, record.interrupts) == (State.WAITING, 0, 1)
-
-
-async def _running(sq: Sidequest) -> bool:
-    await asyncio.sleep(0)
-    return (await sq.jobs.count())[State.RUNNING] > 0

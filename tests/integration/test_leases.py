@@ -6,31 +6,24 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from sidequest import Sidequest, State
+from sidequest import EngineUnreachable, JobHandle, Sidequest, State
 from sidequest.engine.process_groups import born
 from tests.integration.conftest import StartSidequest
 from tests.integration.place import Place, ended
 from tests.integration.waiting import eventually
-from tests.servers.wire import Wire
+from tests.servers.proxy import Proxy, through
 
 QUICK = {
     "engine": "process", "heartbeat_interval": 0.5, "lease_life": 2.0, "rescue_interval": 0.3, "kill_grace": 0.5,
     "max_workers": 2,
 }  # fmt: skip
 """An engine for each, and a lease life of two seconds instead of a minute."""
-
-
-@pytest.fixture
-def place(tmp_path: Path, mark: str) -> Iterator[Place]:
-    made = Place(tmp_path, mark)
-    yield made
-    made.reap()
 
 
 @pytest.fixture
@@ -79,16 +72,22 @@ async def test_an_engine_that_lives_on_the_host_takes_over_from_one_that_died_at
 # An engine stands still
 
 
-async def test_an_engine_that_was_frozen_stops_what_others_have_taken_and_overwrites_nothing(
-    place: Place, client: Sidequest, start: StartSidequest, capfd: pytest.CaptureFixture[str]
-) -> None:
-    await start(**QUICK)
+async def taken_over(place: Place, client: Sidequest, start: StartSidequest, **settings: str) -> tuple[JobHandle[Any], int]:
+    """A job that another engine runs since the one that ran it was frozen; and that engine's process."""
+    await start(**QUICK, **settings)
     handle = await client.enqueue(place.job("a"))
     await place.started("a")
     [engine] = place.engines()
     os.kill(engine, signal.SIGSTOP)
     await start(**QUICK)
     await place.started("a", times=2)
+    return handle, engine
+
+
+async def test_an_engine_that_was_frozen_stops_what_others_have_taken_and_overwrites_nothing(
+    place: Place, client: Sidequest, start: StartSidequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handle, engine = await taken_over(place, client, start)
     first, second = place.marks("a")
     os.kill(engine, signal.SIGCONT)
     await eventually(lambda: "has lost 1 jobs to" in capfd.readouterr().err)
@@ -105,13 +104,7 @@ async def test_an_engine_that_was_frozen_stops_what_others_have_taken_and_overwr
 async def test_an_end_that_comes_out_of_a_frozen_engine_is_dropped_when_the_job_is_anothers(
     place: Place, client: Sidequest, start: StartSidequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    await start(**QUICK)
-    handle = await client.enqueue(place.job("a"))
-    await place.started("a")
-    [engine] = place.engines()
-    os.kill(engine, signal.SIGSTOP)
-    await start(**QUICK)
-    await place.started("a", times=2)
+    handle, engine = await taken_over(place, client, start)
     place.open()  # both runs end: this is the overlap that `on_lease_lost="kill"` is for
     await ended(client, [handle.id])
     await eventually(lambda: place.shape("a").count("-") == 2)
@@ -139,11 +132,20 @@ async def test_an_engine_that_was_frozen_goes_on_claiming_under_another_id(
     await eventually(lambda: _given_up(client, before))
     os.kill(engine, signal.SIGCONT)
     handle = await client.enqueue(place.job("a", queue="mine"))
+    await place.started("a")
+    await eventually(lambda: _can_be_asked(client, handle.id))
     place.open()
     await ended(client, [handle.id])
     record = await handle.refresh()
     assert record.engine != before
     await eventually(lambda: sq._hosting.engine is not None and sq._hosting.engine.engine_id == record.engine)
+
+
+async def _can_be_asked(client: Sidequest, id: int) -> bool:
+    try:
+        return f"job {id} " in await client.jobs.stack(id)
+    except EngineUnreachable:  # its socket gets the new name within seconds
+        return False
 
 
 async def _given_up(client: Sidequest, engine: str | None) -> bool:
@@ -153,13 +155,7 @@ async def _given_up(client: Sidequest, engine: str | None) -> bool:
 async def test_with_kill_the_jobs_of_a_frozen_engine_are_dead_before_others_run_them(
     place: Place, client: Sidequest, start: StartSidequest
 ) -> None:
-    await start(**QUICK, on_lease_lost="kill")
-    handle = await client.enqueue(place.job("a"))
-    await place.started("a")
-    [engine] = place.engines()
-    os.kill(engine, signal.SIGSTOP)
-    await start(**QUICK)
-    await place.started("a", times=2)
+    handle, engine = await taken_over(place, client, start, on_lease_lost="kill")
     first, second = place.marks("a")
     assert born(int(first)) == ""
     os.kill(engine, signal.SIGCONT)
@@ -246,20 +242,16 @@ async def test_a_job_that_runs_longer_than_the_fixed_age_is_taken_back_and_stopp
 
 @pytest.mark.parametrize("database", ["postgres", "mariadb", "mysql", "mongodb"], indirect=True)
 async def test_slow_statements_cost_no_lease(url: str, client: Sidequest, place: Place, start: StartSidequest) -> None:
-    parts = urlsplit(url)
-    async with Wire(parts.port) as wire:
-        login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-        direct = f"{parts.query}&directConnection=true" if parts.scheme == "mongodb" else parts.query
-        slow = parts._replace(netloc=f"{login}127.0.0.1:{wire.port}", query=direct.strip("&")).geturl()
+    async with Proxy(urlsplit(url).port or 0) as proxy:
         settings = QUICK | {"lease_life": 9.0, "heartbeat_interval": 3.0, "shutdown_timeout": 1}
-        async with Sidequest(slow, **settings):
+        async with Sidequest(through(proxy, url), **settings):
             handle = await client.enqueue(place.job("a"))
             await place.started("a")
             await start(**QUICK | {"lease_life": 9.0, "heartbeat_interval": 1.0})  # would take it if a lease was lost
-            wire.delay = 1.0
+            proxy.delay = 0.5  # each way
             await asyncio.sleep(12)
             assert (await handle.refresh()).state is State.RUNNING
-            wire.delay = 0.0
+            proxy.delay = 0.0
             place.open()
             await ended(client, [handle.id])
     assert (place.shape("a"), (await handle.refresh()).interrupts) == ("+-", 0)

@@ -16,13 +16,7 @@ import pytest
 from sidequest import BackendUnavailable, ConfigError, EngineStartError, JobFailed, Sidequest, SidequestError, State
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
-from tests.integration.waiting import eventually, marked_processes
-
-
-def engine_pid(sq: Sidequest) -> int:
-    assert sq._hosting is not None
-    assert sq._hosting.engine.pid is not None
-    return sq._hosting.engine.pid
+from tests.integration.waiting import engine_pid, eventually, in_state, marked_processes
 
 
 async def test_kill_9_of_the_app_leaves_no_process_and_loses_no_job(url: str, mark: str, tmp_path: Path) -> None:
@@ -52,7 +46,7 @@ async def test_kill_9_of_the_app_leaves_no_process_and_loses_no_job(url: str, ma
         app = subprocess.Popen([sys.executable, str(script)], stdout=out, stderr=out, cwd=Path.cwd(), env=_environment())
     await eventually(lambda: "running" in log.read_text())
     async with Sidequest(url, engine="off") as sq:
-        await eventually(lambda: _in_state(sq, State.RUNNING, 6))
+        await eventually(lambda: in_state(sq, State.RUNNING, 6))
         assert len(marked_processes(mark)) >= 5
         app.kill()
         app.wait()
@@ -64,8 +58,8 @@ async def test_kill_9_of_the_app_leaves_no_process_and_loses_no_job(url: str, ma
     async with Sidequest(url) as sq:
         for record in await sq.jobs.list(queue="later"):
             await sq.jobs.run_now(record.id)
-        await eventually(lambda: _in_state(sq, State.COMPLETED, 20))
-        await eventually(lambda: _in_state(sq, State.RUNNING, 6))
+        await eventually(lambda: in_state(sq, State.COMPLETED, 20))
+        await eventually(lambda: in_state(sq, State.RUNNING, 6))
         for record in await sq.jobs.list(state="running"):
             await sq.jobs.cancel(record.id)
 
@@ -73,7 +67,7 @@ async def test_kill_9_of_the_app_leaves_no_process_and_loses_no_job(url: str, ma
 async def test_kill_9_of_the_engine_brings_a_new_one_and_every_job_ends(start: StartSidequest, mark: str) -> None:
     sq = await start(max_workers=3)
     handles = [await jobs.nap.enqueue(0.4) for _ in range(30)] + [await jobs.sleep.enqueue(0.2) for _ in range(10)]
-    await eventually(lambda: _in_state(sq, State.RUNNING, 5))
+    await eventually(lambda: in_state(sq, State.RUNNING, 5))
     first = engine_pid(sq)
     os.kill(first, signal.SIGKILL)
     ends = await asyncio.gather(*(handle.wait(timeout=20) for handle in handles))
@@ -117,7 +111,7 @@ async def test_stopping_lets_running_jobs_finish(url: str) -> None:
     async with Sidequest(url) as sq:
         handles = [await jobs.nap.enqueue(0.6), await jobs.sleep.enqueue(0.6)]
         waiting = await jobs.add.options(delay=60).enqueue(1, 2)
-        await eventually(lambda: _in_state(sq, State.RUNNING, 2))
+        await eventually(lambda: in_state(sq, State.RUNNING, 2))
     async with Sidequest(url, engine="off") as sq:
         assert [(await sq.handle(handle.id).refresh()).state for handle in handles] == [State.COMPLETED] * 2
         assert (await sq.handle(waiting.id).refresh()).state is State.WAITING
@@ -127,7 +121,7 @@ async def test_stopping_interrupts_what_takes_too_long_and_gives_the_attempt_bac
     async with Sidequest(url, shutdown_timeout=0.2, max_workers=3) as sq:
         calls = [jobs.nap.call(60), jobs.sleep.call(60), jobs.stubborn.options(timeout=None, max_attempts=3).call()]
         handles = [await sq.enqueue(call) for call in calls]
-        await eventually(lambda: _in_state(sq, State.RUNNING, 3))
+        await eventually(lambda: in_state(sq, State.RUNNING, 3))
         began = time.monotonic()
     assert time.monotonic() - began < 8
     async with Sidequest(url, engine="off") as sq:
@@ -144,7 +138,7 @@ async def test_stopping_under_continual_insertion_leaves_no_job_in_hand(url: str
 
         async with Sidequest(url) as sq:
             inserting = asyncio.create_task(insert_for_ever())
-            await eventually(lambda: _in_state(sq, State.COMPLETED, 300))
+            await eventually(lambda: in_state(sq, State.COMPLETED, 300))
         inserting.cancel()
         counts = await producer.jobs.count()
         assert (counts[State.CLAIMED], counts[State.RUNNING]) == (0, 0)
@@ -231,7 +225,7 @@ async def test_a_dead_host_s_jobs_are_rescued_by_another_engine(start: StartSide
     quick = {"heartbeat_interval": 0.1, "lease_life": 0.6, "rescue_interval": 0.2, "engine": "process"}
     doomed = await start(**quick, max_workers=2)
     handles = [await doomed.enqueue(jobs.nap.call(2.0)), await doomed.enqueue(jobs.sleep.call(2.0))]
-    await eventually(lambda: _in_state(doomed, State.RUNNING, 2))
+    await eventually(lambda: in_state(doomed, State.RUNNING, 2))
     doomed._hosting.engine._stopping = True  # as if the whole host had gone: nobody starts a new engine
     os.kill(engine_pid(doomed), signal.SIGKILL)
     rescuer = await start(**quick)
@@ -254,7 +248,7 @@ async def test_a_long_healthy_job_is_not_rescued(start: StartSidequest) -> None:
 async def test_an_engine_drains_when_somebody_signals_it(start: StartSidequest, signals: int) -> None:
     sq = await start()
     handle = await jobs.nap.enqueue(1.0)
-    await eventually(lambda: _in_state(sq, State.RUNNING, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     for _ in range(signals):
         os.kill(engine_pid(sq), signal.SIGTERM)
         await asyncio.sleep(0.1)
@@ -266,7 +260,7 @@ async def test_a_terminal_s_interrupt_does_not_reach_jobs(start: StartSidequest)
     sq = await start()
     pid = await (await jobs.sleep.enqueue(0)).result(timeout=10)
     handle = await jobs.sleep.enqueue(0.5)
-    await eventually(lambda: _in_state(sq, State.RUNNING, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(pid, number)
     assert await handle.result(timeout=10) == pid
@@ -304,10 +298,6 @@ def _orders_for(url: str) -> dict[str, object]:
 
 def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-
-async def _in_state(sq: Sidequest, state: State, count: int) -> bool:
-    return (await sq.jobs.count())[state] >= count
 
 
 async def test_who_waits_for_a_job_while_everything_stops_is_told_so(url: str) -> None:

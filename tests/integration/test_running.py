@@ -13,7 +13,7 @@ import pytest
 from sidequest import ConfigError, JobNotFound, JobStateError, QueueNotFound, Sidequest, State
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
-from tests.integration.waiting import eventually
+from tests.integration.waiting import eventually, in_state
 
 
 async def test_a_job_knows_what_it_is(sq: Sidequest) -> None:
@@ -77,7 +77,7 @@ async def test_sync_jobs_run_in_several_processes_and_async_ones_share_one(sq: S
 async def test_async_jobs_do_not_wait_for_sync_ones_that_have_all_workers(start: StartSidequest) -> None:
     sq = await start(max_workers=2)
     blockers = [await jobs.sleep.options(queue="cpu").enqueue(3) for _ in range(3)]
-    await eventually(lambda: _in_state(sq, State.RUNNING, 2))
+    await eventually(lambda: in_state(sq, State.RUNNING, 2))
     began = datetime.now(UTC)
     await (await jobs.nap.options(queue="io").enqueue(0)).result(timeout=10)
     assert datetime.now(UTC) - began < timedelta(seconds=2)
@@ -86,9 +86,10 @@ async def test_async_jobs_do_not_wait_for_sync_ones_that_have_all_workers(start:
 
 
 async def test_an_isolated_job_shares_its_worker_with_nobody(sq: Sidequest) -> None:
-    alone = await jobs.nap.options(isolated=True).enqueue(0.5)
+    alone = await jobs.nap.options(isolated=True).enqueue(3.0)  # long enough for another worker to start
     shared = [await jobs.nap.enqueue(0.5) for _ in range(3)]
-    assert await alone.result(timeout=10) not in {await handle.result(timeout=10) for handle in shared}
+    theirs = {await handle.result(timeout=10) for handle in shared}
+    assert await alone.result(timeout=10) not in theirs
 
 
 @pytest.mark.parametrize("limit", [1, 3])
@@ -128,7 +129,7 @@ async def test_a_paused_queue_takes_jobs_and_starts_none(sq: Sidequest) -> None:
 
 async def test_pausing_does_not_stop_what_runs(sq: Sidequest) -> None:
     handle = await jobs.nap.enqueue(0.5)
-    await eventually(lambda: _in_state(sq, State.RUNNING, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     await sq.queues.pause("default")
     assert await handle.wait(timeout=5) is State.COMPLETED
 
@@ -173,7 +174,7 @@ async def test_operations_move_jobs_by_hand(sq: Sidequest) -> None:
 
 async def test_a_job_in_hand_cannot_be_deleted(sq: Sidequest) -> None:
     handle = await jobs.sleep.enqueue(30)
-    await eventually(lambda: _in_state(sq, State.RUNNING, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     with pytest.raises(JobStateError, match="running"):
         await sq.jobs.delete(handle.id)
     await handle.cancel()
@@ -256,10 +257,6 @@ async def test_a_module_imported_after_the_start_brings_its_jobs(
     import late_shop  # type: ignore[import-not-found]
 
     assert await (await late_shop.send.enqueue(5)).result(timeout=10) == -5
-
-
-async def _in_state(sq: Sidequest, state: State, count: int) -> bool:
-    return (await sq.jobs.count())[state] >= count
 
 
 async def _arrives(sq: Sidequest, states: list[State]) -> bool:

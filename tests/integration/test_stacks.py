@@ -15,15 +15,10 @@ from sidequest import EngineUnreachable, JobNotFound, JobStateError, Sidequest, 
 from tests.integration import abusive_jobs as jobs
 from tests.integration import sample_jobs as samples
 from tests.integration.conftest import StartSidequest
-from tests.integration.waiting import eventually
+from tests.integration.waiting import eventually, in_state
 
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 MODULE = "tests.integration.abusive_jobs"
-
-
-@pytest.fixture(params=["sqlite"])
-def database(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture
@@ -37,7 +32,7 @@ async def test_a_running_job_shows_its_own_stack_and_goes_on(
 ) -> None:
     gate = tmp_path / "gate"
     handle = await sq.enqueue(definition.call(str(gate)))  # type: ignore[attr-defined]
-    await eventually(lambda: _running(sq, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     stacks = await asyncio.gather(*(sq.jobs.stack(handle.id) for _ in range(3)))
     gate.touch()
     assert await handle.wait(timeout=10) is State.COMPLETED
@@ -51,7 +46,7 @@ async def test_a_running_job_shows_its_own_stack_and_goes_on(
 
 async def test_a_job_that_holds_its_worker_up_is_seen_all_the_same(sq: Sidequest) -> None:
     handle = await sq.enqueue(jobs.blocks_the_loop.call(5))
-    await eventually(lambda: _running(sq, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     stack = await sq.jobs.stack(handle.id)
     assert "the worker does not answer" in stack
     assert "in blocks_the_loop" in stack
@@ -59,7 +54,7 @@ async def test_a_job_that_holds_its_worker_up_is_seen_all_the_same(sq: Sidequest
 
 async def test_a_job_that_holds_the_gil_is_seen_all_the_same(sq: Sidequest) -> None:
     handle = await sq.enqueue(jobs.hogs_the_gil.options(timeout=4).call())
-    await eventually(lambda: _running(sq, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     assert "in hogs_the_gil" in await sq.jobs.stack(handle.id)
     await handle.wait(timeout=20)
 
@@ -67,7 +62,7 @@ async def test_a_job_that_holds_the_gil_is_seen_all_the_same(sq: Sidequest) -> N
 async def test_the_command_line_shows_it_from_another_process(sq: Sidequest, url: str, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     handle = await sq.enqueue(jobs.where_it_waits.call(str(gate)))
-    await eventually(lambda: _running(sq, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     plain = await _cli("jobs", "stack", str(handle.id), "--url", url)
     document = json.loads((await _cli("jobs", "stack", str(handle.id), "--url", url, "--json"))[1])
     gate.touch()
@@ -108,7 +103,7 @@ async def test_a_job_that_waits_for_a_worker_is_said_to_do_so(start: StartSidequ
 async def test_from_elsewhere_one_is_told_whom_to_ask(sq: Sidequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = tmp_path / "gate"
     handle = await sq.enqueue(jobs.where_it_waits.call(str(gate)))
-    await eventually(lambda: _running(sq, 1))
+    await eventually(lambda: in_state(sq, State.RUNNING, 1))
     monkeypatch.setattr("sidequest.wire.wake_socket.places", list)
     engine = (await handle.refresh()).engine
     with pytest.raises(EngineUnreachable, match=f"engine {engine} of job {handle.id} .* on this host"):
@@ -125,7 +120,3 @@ async def _cli(*argv: str) -> tuple[int, str, str]:
     command = [sys.executable, "-m", "sidequest", *argv]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout, done.stderr
-
-
-async def _running(sq: Sidequest, count: int) -> bool:
-    return (await sq.jobs.count())[State.RUNNING] >= count

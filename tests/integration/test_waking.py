@@ -20,8 +20,7 @@ from sidequest.wire.wake_socket import STREAM, LocalEngines
 from tests.conformance.callers import WAYS
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
-from tests.integration.test_processes import engine_pid
-from tests.integration.waiting import eventually
+from tests.integration.waiting import engine_pid, eventually
 
 RARELY = {"polling_interval": 5, "engine": "process"}
 """An engine that is not woken looks after five seconds, and ever less often; each test says how many there are."""

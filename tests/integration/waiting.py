@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+from sidequest import Sidequest, State
 
 MARK = "SIDEQUEST_TEST_MARK"
 
@@ -24,6 +27,17 @@ async def eventually(condition: Callable[[], object | Awaitable[object]], within
         await asyncio.sleep(0.02)
 
 
+async def in_state(sq: Sidequest, state: State, count: int = 1) -> bool:
+    """Whether so many jobs are in that state."""
+    return (await sq.jobs.count())[state] >= count
+
+
+def engine_pid(sq: Sidequest) -> int:
+    """The engine process that this Sidequest keeps."""
+    assert sq.engine_pid is not None
+    return sq.engine_pid
+
+
 def marked_processes(mark: str) -> dict[int, str]:
     """The living processes, other than this one, that were started with this mark: pid → command."""
     found: dict[int, str] = {}
@@ -37,6 +51,18 @@ def marked_processes(mark: str) -> dict[int, str]:
         except OSError:  # it ended meanwhile
             continue
     return found
+
+
+def marked_engines(mark: str) -> list[int]:
+    """Those of them that are engines, and not a worker of one that is just being made from it: that leads no group yet."""
+    return [pid for pid, command in marked_processes(mark).items() if "-m sidequest.engine" in command and _leads(pid)]
+
+
+def _leads(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def _own_pid() -> int:

@@ -33,8 +33,8 @@ MUTANTS: Sequence[Mutant] = (
     # An engine dies
     keeper(
         name="nobody starts a new engine",
-        before="            await self.insist(predecessor=self.engine_id)",
-        after="            return",
+        before="            if not await self.insist(predecessor=self.engine_id):",
+        after="            if self.engine_id:",
         seen_by=TAKES_OVER,
     ),
     keeper(

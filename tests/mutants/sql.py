@@ -103,12 +103,6 @@ MUTANTS: Sequence[Mutant] = (
         seen_by="test_apply.py::test_two_changes_of_one_job_are_written_in_their_order",
     ),
     changes(
-        name="what is equal counts as the same",
-        before="return len(set(map(id, values))) == 1",
-        after="return values.count(values[0]) == len(values)",
-        seen_by="test_zones.py::test_a_job_sent_back_in_any_zone_waits_as_long_as_it_should",
-    ),
-    changes(
         name="a change overwrites a column that it did not name",
         before="for column in shape.columns]\n    if shape.state is not None",
         after='for column in shape.columns] + (["progress = NULL"] if "progress" not in shape.columns else [])\n'

@@ -20,7 +20,7 @@ ACCESS = re.compile(r"^(?P<how>SEARCH|SCAN) (?P<table>\w+)(?: USING (?:COVERING 
 INSTANTS = [place for place, name in enumerate(Row._fields) if name.endswith("_at")]
 OF_FEW = {"held"}
 """Indexes with so few entries, by their own condition, that they are bounded from end to end."""
-ALIASES = {"j", "job"}
+ALIAS = "j"
 """What statements call the jobs' table."""
 
 
@@ -90,7 +90,7 @@ class SqlitePlace(SqlPlace):
         return Access(self._table(found["table"]), index, found["how"] == "SEARCH" or index in OF_FEW, None)
 
     def _table(self, name: str) -> str:
-        return "jobs" if name in ALIASES else name.removeprefix(self.backend.url.prefix)
+        return "jobs" if name == ALIAS else name.removeprefix(self.backend.url.prefix)
 
     def _sorts(self, lines: list[tuple[int, int, int, str]]) -> bool:
         """Whether a sort stands beside an access to jobs: both belong to the same SELECT then."""

@@ -177,7 +177,7 @@ class MongoBackend(Backend):
     @asynccontextmanager
     async def _working(self, *, on_collections: bool = True, beating: bool = False) -> AsyncGenerator[MongoDatabase, None]:
         turn = nullcontext() if beating or self._turns is None else self._turn_of_work(self._turns)
-        async with turn, self._counted(on_collections) as database:
+        async with turn, self._counted(on_collections, measuring=not beating) as database:
             yield database
 
     @asynccontextmanager
@@ -194,13 +194,13 @@ class MongoBackend(Backend):
             turns.release()
 
     @asynccontextmanager
-    async def _counted(self, on_collections: bool) -> AsyncGenerator[MongoDatabase, None]:
+    async def _counted(self, on_collections: bool, measuring: bool = True) -> AsyncGenerator[MongoDatabase, None]:
         database = self._database
         if database is None:
             raise BackendUnavailable(f"{self.url.shown} is not open")
         self._at_work += 1
         try:
-            if self._time.stale:
+            if measuring and self._time.stale:
                 await self._measure_time(database)
             if on_collections and not self._schema_seen:
                 await self._see_schema(database)

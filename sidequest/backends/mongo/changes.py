@@ -33,8 +33,7 @@ class Refused(Exception):
 async def write(database: MongoDatabase, by_shape: Sequence[Group], now: datetime, *, as_one: bool) -> frozenset[int]:
     """Write the changes whose fence holds, in one transaction (`as_one`) or one by one; exactly the ids of the others."""
     if sum(len(members) for _, members in by_shape) == 1:
-        (update,) = updates(by_shape[0], now)
-        return frozenset(await _write_alone(database, update))
+        return frozenset(await write_alone(database, by_shape[0], now))
     if not as_one or _letters(by_shape) > LARGEST_TRANSACTION:
         return frozenset(await _write_one_by_one(database, by_shape, now))
     try:
@@ -46,7 +45,7 @@ async def write(database: MongoDatabase, by_shape: Sequence[Group], now: datetim
     return frozenset()
 
 
-async def write_alone(database: MongoDatabase, group: Group, now: datetime, session: Any) -> Iterable[int]:
+async def write_alone(database: MongoDatabase, group: Group, now: datetime, session: Any = None) -> Iterable[int]:
     """Write a group of one change if its fence holds; its id if not."""
     (update,) = updates(group, now)
     return await _write_alone(database, update, session)

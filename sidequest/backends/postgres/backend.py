@@ -1,8 +1,9 @@
 """THE STORE, on PostgreSQL 12 or newer, by way of asyncpg.
 
-Connections come from one small pool. A claim skips rows that another engine has locked, so none
-waits for another; ends are written one statement per shape, and are heap-only updates, because no
-index names what they change. Waking engines is LISTEN and NOTIFY, and only a hint.
+Connections come from a small pool, and an engine's beats have one of their own. A claim skips rows
+that another engine has locked, so none waits for another; ends are written one statement per shape, and
+are heap-only updates, because no index names what they change. Waking engines is LISTEN and NOTIFY, and
+only a hint.
 """
 # ruff: noqa: S608 -- what is not a parameter comes from this package
 

@@ -161,7 +161,7 @@ class SqlBackend(Dialect):
     async def apply(self, changes: Sequence[Change], *, skip_locked: bool = False) -> frozenset[int]:
         if not changes:
             return frozenset()
-        if skip_locked:
+        if skip_locked and self.LOCK_FREE_ROWS:
             return await self.transact(lambda session: self._write_free(session, changes))
         by_shape = groups(changes)
         one_statement = len(by_shape) == 1 and (self.WHOLE_GROUPS or len(changes) == 1)

@@ -36,7 +36,7 @@ class Dialect(Backend):
     LOCK_ROWS: ClassVar[str]
     """What a SELECT ends with so that nobody changes its rows before the transaction ends."""
     LOCK_FREE_ROWS: ClassVar[str]
-    """The same, leaving out the rows that somebody else has locked."""
+    """The same, leaving out the rows that somebody else has locked; empty where rows are not locked one by one."""
     STEPS_TABLE: ClassVar[str]
     """Creates the table of applied schema steps unless it is there."""
     STEP_APPLIED: ClassVar[str]

@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 import aiosqlite
@@ -100,17 +101,22 @@ class SqliteBackend(SqlBackend):
                 await persist(self._prepare_reader, self.patience)
             if self._beater is None and self.role == "engine":
                 self._beater = await connect(path, timeout)
+                await persist(partial(self._set_pace, self._beater), self.patience)
 
     async def _prepare_writer(self) -> None:
         assert self._writer is not None
         ((mode,),) = await self._writer.opening("PRAGMA journal_mode = WAL")
         if mode != "wal":
             raise ConfigError(f"{self.url.shown}: SQLite cannot keep a write-ahead log there (journal mode is {mode!r})")
-        await self._writer.opening(f"PRAGMA synchronous = {self._access.synchronous}")
+        await self._set_pace(self._writer)
         await self._writer.opening(f"PRAGMA cache_size = {-CACHE}")
-        await self._writer.opening(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
         await self._writer.opening("PRAGMA temp_store = memory")  # what undoes half a statement needs no file
         await self._writer.probe()
+
+    async def _set_pace(self, session: SqliteSession) -> None:
+        """How often what is written is synced to disk, and the log moved into the file."""
+        await session.opening(f"PRAGMA synchronous = {self._access.synchronous}")
+        await session.opening(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
 
     async def _prepare_reader(self) -> None:
         assert self._reader is not None
@@ -290,8 +296,11 @@ class SqliteBackend(SqlBackend):
         for state in (State.CLAIMED, State.RUNNING, State.FAILED, State.CANCELED):
             counts[state] = count(f"WHERE {self.in_states({state})}")
         # Each from an index; the completed ones are all that are nothing else.
-        counts[State.COMPLETED] = " - ".join((count(""), *(f"({number})" for number in counts.values())))
-        return " UNION ALL ".join(f"SELECT '{state.value}', {number}" for state, number in counts.items())
+        others = " UNION ALL ".join(f"SELECT '{state.value}' AS state, {number} AS number" for state, number in counts.items())
+        return (
+            f"WITH others AS MATERIALIZED ({others}) SELECT state, number FROM others UNION ALL "
+            f"SELECT 'completed', {count('')} - (SELECT sum(number) FROM others)"
+        )
 
     def contains(self, column: str, parameter: str) -> str:
         return f"instr(lower({column}), lower(:{parameter})) > 0"  # LIKE refuses patterns of more than 50 000 bytes
