@@ -80,6 +80,7 @@ GOOD: list[tuple[str, object, object]] = [
     ("spool", "/var/spool/shop", "/var/spool/shop"),
     ("spool", Path("/var/spool/shop"), "/var/spool/shop"),
     ("spool", "ends", str(Path.cwd() / "ends")),
+    ("spool", f"/{'x' * 300}", f"/{'x' * 300}"),
     *((name, 77, 77 * SECOND) for name in DURATIONS),
     *((name, timedelta(minutes=2), timedelta(minutes=2)) for name in DURATIONS),
     *((name, 0, timedelta(0)) for name in MAY_BE_ZERO),

@@ -59,6 +59,8 @@ class FakeStore:
         self.calls: list[str] = []
         self.applied: list[Sequence[Change]] = []
         self.refuse: frozenset[int] = frozenset()
+        self.unfit: object = None
+        """A result that no column takes."""
         self.progress: list[tuple[int, str, str]] = []
         self.claims: list[Mapping[str, int]] = []
         self.waiting: list[ClaimedJob] = []
@@ -103,6 +105,8 @@ class FakeStore:
 
     async def apply(self, changes: Sequence[Change], *, skip_locked: bool = False) -> frozenset[int]:
         await self._answer("apply")
+        if any(change.columns.get("result") == self.unfit is not None for change in changes):
+            raise ValueError("the database does not take this")
         refuse = self.refuse | self.locked_rows if skip_locked else self.refuse
         self.applied.append([change for change in changes if change.id not in refuse - self.refuse])
         gone = {change.id for change in changes} - refuse

@@ -285,3 +285,27 @@ async def test_doubt_stays_while_the_database_cannot_be_asked(post: Post) -> Non
     post.store.away = False
     await asyncio.sleep(INTERVAL)
     assert post.lost == [1]
+
+
+async def test_doubt_that_comes_while_a_beat_is_under_way_is_cleared_up_at_once(post: Post) -> None:
+    post.store.hold = asyncio.Event()
+    await asyncio.sleep(1.2 * INTERVAL)
+    post.hold(1, lease="lease-2", engine="engine-2")
+    post.heartbeat.doubt()
+    post.store.hold.set()
+    await settle()
+    assert post.lost == [1]
+
+
+async def test_news_about_workers_that_come_while_a_beat_is_under_way_are_noted_soon(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_groups, "born", lambda pid: f"tick {pid}")
+    post.store.hold = asyncio.Event()
+    await asyncio.sleep(1.2 * INTERVAL)
+    post.heartbeat.workers_changed([7])
+    sent_before = post.store.calls.count("beat")
+    post.store.hold.set()
+    await asyncio.sleep(1.1 * NEWS_PAUSE)
+    assert post.store.calls.count("beat") == sent_before + 1
+    assert post.store.workers["engine-1"] == ((7, "tick 7"),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 import pytest
@@ -168,3 +169,18 @@ async def test_doubt_is_looked_into_once(desk: Desk) -> None:
     desk.leases.doubt()
     await desk.check(5)
     assert (desk.lost, desk.store.calls) == ([], ["get_many"])
+
+
+async def test_new_doubt_while_the_store_is_asked_is_not_forgotten(desk: Desk) -> None:
+    desk.holding = [claimed(1)]
+    desk.store.hold = asyncio.Event()
+    desk.leases.doubt()
+    checking = asyncio.create_task(desk.leases.check("engine-1"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    desk.leases.doubt()
+    desk.store.hold.set()
+    await checking
+    asked = desk.store.calls.count("get_many")
+    await desk.leases.check("engine-1")
+    assert desk.store.calls.count("get_many") == asked + 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sidequest.engine import spool as spools
 from sidequest.engine.spool import BATCH, Spool, from_line, to_line
 from sidequest.errors import BackendUnavailable
 from sidequest.jobs.states import State
@@ -150,3 +151,34 @@ async def test_only_its_owner_may_read_what_is_kept(tmp_path: Path) -> None:
     await own.keep([end(1)])
     assert (own._path.stat().st_mode & 0o777, own._path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     await own.clear()
+
+
+async def test_an_end_that_the_database_does_not_take_costs_no_other_one(tmp_path: Path, caplog) -> None:
+    dead, store = spool(tmp_path, "dead"), FakeStore()
+    await dead.keep([end(1), end(2, result="bad"), end(3)])
+    path = die(dead)
+    store.unfit = "bad"
+    await spool(tmp_path, "new").replay(store.backend)
+    assert [change.id for batch in store.applied for change in batch] == [1, 3]
+    assert "the end of job 2, which a dead engine had kept, cannot be stored" in caplog.text
+    assert not path.exists()
+
+
+async def test_a_file_that_cannot_be_read_ends_no_engine_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    for name in ("dead-1", "dead-2"):
+        dead = spool(tmp_path, name)
+        await dead.keep([end(int(name[-1]))])
+        die(dead)
+    store, real = FakeStore(), spools._locked
+
+    def refused(path: Path, **options: bool) -> int | None:
+        if "dead-1" in path.name:
+            raise PermissionError(f"{path} is somebody else's")
+        return real(path, **options)
+
+    monkeypatch.setattr(spools, "_locked", refused)
+    await spool(tmp_path, "new").replay(store.backend)
+    assert store.applied == [[end(2)]]
+    assert "these jobs will run again" in caplog.text

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from sidequest.engine.watchdog import BLOCKED_AFTER
+from sidequest.jobs.record import Progress
 from tests.unit.engine.virtual_time import settle
 from tests.unit.engine.workshop import Workshop, workshop
 
@@ -92,3 +93,13 @@ async def test_each_blocking_is_told(caplog: pytest.LogCaptureFixture) -> None:
             await block(shop, 1, step)
             await settle()
         assert len(caplog.messages) == 2
+
+
+async def test_a_report_from_inside_the_blocking_step_opens_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with workshop(max_workers=1) as shop:
+        await shop.accept(1)
+        await block(shop, 1)
+        shop.links[0].progress(1, Progress(1, 2, None))
+        await shop.accept(2)
+        await shop.look(times=2, every=BLOCKED_AFTER)
+        assert (shop.ran, len(caplog.messages)) == ([[1]], 1)
