@@ -14,9 +14,9 @@ import pytest
 from sidequest import Sidequest, State
 from sidequest.failpoints import VARIABLE
 from tests.chaos import chaos_jobs as jobs
-from tests.chaos.conftest import StartHost, StartSidequest, all_ended, all_records, engine_pid
+from tests.chaos.conftest import StartHost, StartSidequest, all_ended, all_records
 from tests.chaos.truth import TruthLog, check
-from tests.integration.waiting import eventually
+from tests.integration.waiting import engine_pid, eventually
 
 MIX = [jobs.touch.call(), jobs.glance.call(), jobs.nap.call(0.2), jobs.work.call(0.2)] * 3
 STORE_ARROWS = [
