@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from random import Random
 from typing import Any, Protocol
 from uuid import uuid4
@@ -44,14 +45,15 @@ from sidequest.jobs.record import ClaimedJob
 from sidequest.jobs.states import FINAL, State
 from sidequest.wire.frames import BrokenFrame
 from sidequest.wire.lesson import Lesson
-from sidequest.wire.messages import StopReason
+from sidequest.wire.messages import End, StopReason
 from sidequest.wire.vitals import Vitals
 
 logger = logging.getLogger(__name__)
+MICROSECOND = timedelta(microseconds=1)
 TICK = 0.05
 IDLE_TICK = 1.0
 RECENT = 10_000
-"""Ended jobs that are remembered, for those who ask for them a moment too late."""
+"""Ended jobs that are remembered at least, for those who ask for them a moment too late."""
 SHUTDOWN_GRACE = 1.0
 KILL_WAIT = 3.0
 CLOSE_WAIT = 3.0
@@ -94,7 +96,8 @@ class Engine:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._stop_within: float | None = None
-        self._recent: dict[int, None] = {}
+        self._recent: set[int] = set()
+        self._less_recent: set[int] = set()
         self._writing: dict[int, None] = {}
         self._in_doubt: list[Entry] = []
 
@@ -131,7 +134,7 @@ class Engine:
 
     def recently_ended(self, ids: Sequence[int]) -> list[int]:
         """Those of the jobs that ended here a moment ago."""
-        return [id for id in ids if id in self._recent]
+        return [id for id in ids if id in self._recent or id in self._less_recent]
 
     def vitals(self) -> Vitals:
         """How it is at this moment. It must be running."""
@@ -271,16 +274,20 @@ class Engine:
 
     # What happens on the floor
 
-    def job_ended(self, held: Held, outcome: Outcome, started_us: int, finished_us: int) -> None:
-        if held.lost:
-            return  # told when it was found out
-        job, ahead = held.job, self._store.ahead()  # one answer for both: no end comes before its start
-        started_at = from_epoch_us(started_us) + ahead if started_us else None
-        change = transitions.finish(job, outcome, started_at, from_epoch_us(finished_us) + ahead, self._chance)
-        if not isinstance(outcome, Completed):
-            _log_end(job.id, job.name, outcome, change.state)
-        self._writing[job.id] = None
-        self._outbox.put(job, change)
+    def jobs_ended(self, ended: Sequence[tuple[Held, End]]) -> None:
+        ahead_us = self._store.ahead() // MICROSECOND  # one answer for all: no end comes before its start
+        entries: list[Entry] = []
+        for held, end in ended:
+            if held.lost:
+                continue  # told when it was found out
+            job, outcome = held.job, end.outcome
+            started_at = from_epoch_us(end.started_us + ahead_us) if end.started_us else None
+            change = transitions.finish(job, outcome, started_at, from_epoch_us(end.finished_us + ahead_us), self._chance)
+            if not isinstance(outcome, Completed):
+                _log_end(job.id, job.name, outcome, change.state)
+            self._writing[job.id] = None
+            entries.append(Entry.of(job, change))
+        self._outbox.put(entries)
 
     def job_running(self, held: Held) -> None:
         started_at = from_epoch_us(held.started_us) + self._store.ahead()  # as the database's clock had it
@@ -328,10 +335,9 @@ class Engine:
         for entry in entries:
             self._writing.pop(entry.job.id, None)
         finals = ended(entries)
-        for id in finals:
-            self._recent[id] = None
-        while len(self._recent) > RECENT:
-            del self._recent[next(iter(self._recent))]
+        self._recent.update(finals)
+        if len(self._recent) > RECENT:
+            self._recent, self._less_recent = set(), self._recent
         if finals:
             self._ends.ended(finals)
             self._listener.jobs_ended(finals)
@@ -342,7 +348,7 @@ class Engine:
         """The fence held the change off: a cancel came in between, it had landed before, or the job is no longer ours."""
         if entry.change.state is State.WAITING:
             again = transitions.finish(entry.job, Stopped(), None, self._store.now(), self._chance)
-            self._outbox.put(entry.job, again)
+            self._outbox.put([Entry.of(entry.job, again)])
             return
         if not self._in_doubt:
             self._errands.start(self._look_into_refusals)
@@ -387,7 +393,8 @@ class Engine:
             self._writing.pop(entry.job.id, None)  # not even this: it stays held until its engine is gone
             return
         failure = Failed(JobError("result", "NotStorable", f"its end cannot be stored: {error}"))
-        self._outbox.put(entry.job, transitions.finish(entry.job, failure, None, self._store.now(), self._chance))
+        change = transitions.finish(entry.job, failure, None, self._store.now(), self._chance)
+        self._outbox.put([Entry.of(entry.job, change)])
 
 
 async def _first_of(within: float, *events: asyncio.Event) -> None:

@@ -16,6 +16,7 @@ from sidequest.engine.worker_process import Death
 from sidequest.jobs.client import Client
 from sidequest.wire.frames import Kind, Splitter
 from sidequest.worker.async_host import AsyncHost
+from sidequest.worker.ends import Ends
 from sidequest.worker.loading import Loader
 from sidequest.worker.reporting import FrameReporter
 
@@ -45,7 +46,7 @@ class InlineLink:
             loop.call_soon_threadsafe(deliver, frame)
 
         loader = Loader(greeting["modules"], None)
-        self._host = AsyncHost(send, None, loader, self._client, FrameReporter(send))
+        self._host = AsyncHost(send, None, Ends(send, None), loader, self._client, FrameReporter(send))
         send(loader.catalogue(Kind.HELLO))
         await self._host.closed.wait()
         return Death(0)
@@ -63,6 +64,9 @@ class InlineLink:
 
     def steps(self) -> int:
         return 0
+
+    def unsent(self) -> bytes:
+        return b""
 
     async def stacks(self) -> str:
         """The threads are those of the app: whoever wants to see them is in the same process."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,13 +13,14 @@ from sidequest.clock import monotonic
 from sidequest.engine.output import OutputLog
 from sidequest.engine.worker_process import Death, Link
 from sidequest.jobs.record import ClaimedJob
-from sidequest.wire.frames import Kind, pack, read_json, read_object
+from sidequest.wire.frames import BrokenFrame, Kind, pack, read_json, read_object
 from sidequest.wire.messages import (
     End,
     Role,
     StopReason,
     pack_halt,
     pack_ids,
+    pack_next,
     pack_run,
     read_ends,
     read_ids,
@@ -90,7 +92,7 @@ class Lane:
     closing: bool = False
     served: int = 0
     since: float = field(default_factory=monotonic)
-    """When it started, last ended a job, or began to close (monotonic)."""
+    """When it started, was given a first job, last ended one, or began to close (monotonic)."""
     since_hello: float | None = None
     """When its worker first said that it is ready; None: it has not come so far."""
     loading: str = ""
@@ -99,14 +101,23 @@ class Lane:
     _asked: dict[int, asyncio.Future[str]] = field(default_factory=dict[int, "asyncio.Future[str]"])
     """Jobs whose stack somebody waits for."""
     _output: OutputLog | None = None
-    _filling: bool = False
-    _outgoing: list[ClaimedJob] = field(default_factory=list[ClaimedJob])
+    _ends_known: int = 0
+    _kept_back: bytes = b""
+    """The ends that its worker had not sent at the last look."""
+    behind: dict[str, int] = field(default_factory=dict[str, int])
+    """For each queue how many of its jobs here wait for the end of another one, and take no slot until then."""
+    _starting: list[ClaimedJob] = field(default_factory=list[ClaimedJob])
+    _following: list[ClaimedJob] = field(default_factory=list[ClaimedJob])
+    """What was put and not sent: to start at once, and behind others."""
 
     async def run(self, greeting: dict[str, Any]) -> Death:
         """Start the worker; return when it is gone, with everything it said delivered."""
         self._output = OutputLog(self._speaker, asyncio.get_running_loop().call_later)
         try:
-            return await self.link.run(greeting, self._receive, self._output.feed)
+            death = await self.link.run(greeting, self._receive, self._output.feed)
+            with suppress(BrokenFrame):  # a job has written over it
+                self._take_ends(self.link.unsent())
+            return death
         finally:
             self._output.finish()
             self.ready = False
@@ -122,30 +133,42 @@ class Lane:
         """Whether it will take no job any more."""
         return self.retiring or self.closing
 
-    def has_room(self, most: int) -> bool:
-        """Whether more short jobs may queue behind the first: filled up when half empty, in one go."""
-        if len(self.jobs) <= most // 2:
-            self._filling = True
-        elif len(self.jobs) >= most:
-            self._filling = False
-        return self._filling and len(self.jobs) > 0
+    @property
+    def waiting(self) -> int:
+        """How many of its jobs wait for the end of another one."""
+        return sum(self.behind.values())
 
-    def put(self, held: Held, role: Role) -> None:
+    def put(self, held: Held, role: Role, *, behind: bool = False) -> None:
         """Take a job, to be sent with `flush`; a lane keeps the role of its first job."""
         if self.role is None:
             self.role = role
             self.link.write(pack(Kind.ROLE, role.value.encode()))
+        if not self.jobs:
+            self.since = monotonic()
         held.lane = self
         self.jobs[held.job.id] = held
-        self._outgoing.append(held.job)
+        if behind:
+            self.behind[held.job.queue] = self.behind.get(held.job.queue, 0) + 1
+        (self._following if behind else self._starting).append(held.job)
 
     def flush(self) -> None:
-        """Send what was put, in one frame."""
-        self.served += len(self._outgoing)
+        """Send what was put."""
+        self.served += len(self._starting) + len(self._following)
         failpoints.hit("start.before_send")
-        self.link.write(pack_run(self._outgoing))
+        frames = pack_run(self._starting) if self._starting else b""
+        if self._following:
+            frames += pack_next(self._following, self._ends_known)
+        self.link.write(frames)
         failpoints.hit("start.after_send")
-        self._outgoing.clear()
+        self._starting.clear()
+        self._following.clear()
+
+    def vacated(self, queue: str, gone: int) -> int:
+        """So many jobs of this queue have left: how many slots that sets free, when those that wait have taken theirs."""
+        followed = min(gone, self.behind.get(queue, 0))
+        if followed:
+            self.behind[queue] -= followed
+        return gone - followed
 
     def halt(self, id: int, reason: StopReason) -> None:
         """Ask a running job to stop."""
@@ -176,6 +199,18 @@ class Lane:
         self.since = monotonic()
         self.link.write(pack(Kind.CLOSE))
 
+    def take_late_ends(self) -> None:
+        """Take what its worker has not sent, and had not at the last look: a later job keeps it from that."""
+        before, self._kept_back = self._kept_back, self.link.unsent()
+        if before and self._kept_back.startswith(before):
+            with suppress(BrokenFrame):
+                self._take_ends(before)
+
+    def _take_ends(self, payload: bytes) -> None:
+        ends, self._ends_known = read_ends(payload, self._ends_known)
+        if ends:
+            self.owner.lane_ends(self, ends)
+
     def _told_stack(self, told: dict[str, Any]) -> None:
         id = told.get("id")
         answer = self._asked.get(id) if isinstance(id, int) else None
@@ -194,7 +229,7 @@ class Lane:
             case Kind.ENDS:
                 if self.role is Role.SYNC and self._output is not None:
                     self._output.end_line()
-                self.owner.lane_ends(self, read_ends(payload))
+                self._take_ends(payload)
             case Kind.STARTED:
                 self.owner.lane_started(read_started(payload))
             case Kind.PROGRESS:

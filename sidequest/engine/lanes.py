@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from math import ceil
 from typing import Any, Protocol
 
 from sidequest.clock import epoch_us, monotonic
@@ -27,24 +28,26 @@ from sidequest.engine.watchdog import Watchdog
 from sidequest.engine.worker_process import Death, Link
 from sidequest.jobs.outcome import Interrupted, JobError, Outcome, Released, Stopped
 from sidequest.jobs.record import ClaimedJob
-from sidequest.wire.messages import End, Role, StopReason
+from sidequest.wire.messages import MOST_BEHIND, End, Role, StopReason
 
 logger = logging.getLogger(__name__)
 SHORT = 0.005
 """Jobs that take less than this may queue in a lane; seconds of work that may queue there."""
-LONGEST_QUEUE = 16
 CROWDED = 50
 """Async jobs in a lane from which on another lane is started."""
 MOST_SUSPECTS = 3
+LATE = SHORT
+"""Seconds between two looks for ends that a worker keeps back."""
 TOLD_AFTER_US = 25_000
-STRANDED_AFTER_US = 50_000
+STRANDED_AFTER = 0.05
+"""Seconds without an end after which what waits in a lane is called back."""
 START_FAILED_WAIT = timedelta(seconds=30)
 
 
 class Floor(Protocol):
     """What the engine does with what happens in lanes."""
 
-    def job_ended(self, held: Held, outcome: Outcome, started_us: int, finished_us: int) -> None: ...
+    def jobs_ended(self, ended: Sequence[tuple[Held, End]]) -> None: ...
 
     def job_running(self, held: Held) -> None: ...
 
@@ -88,7 +91,7 @@ class Lanes:
         self._stopping = False
         self.may_start: Callable[[], bool] = lambda: True
         """Whether claimed jobs may begin: not while it is unsure that they are still ours."""
-        self._pump_is_due = False
+        self._pump_is_due = self._late_look_is_due = False
         self._loop = asyncio.get_running_loop()
 
     # What comes in
@@ -126,66 +129,86 @@ class Lanes:
             return
         touched: dict[int, Lane] = {}
         for (queue, role), waiting in self._backlog.items():
-            while waiting:
-                lane = self._place(queue, role, waiting[0])
-                if lane is None:
-                    break
-                held = waiting.popleft()
-                self.loads[queue].backlog -= 1
-                self._put(lane, held, role)
-                touched[id(lane)] = lane
+            if waiting:
+                touched |= {id(lane): lane for lane in self._place(queue, role, waiting)}
         for lane in touched.values():
             lane.flush()
         self._start_missing_lanes()
+        self._look_for_late_ends()
 
     def _pump_and_tell(self) -> None:
         self._pump_is_due = False
         self.pump()
         self._floor.room_freed()
 
-    def _place(self, queue: str, role: Role, held: Held) -> Lane | None:
-        """The lane for this job, its slot taken; None when it has to wait."""
-        load = self.loads[queue]
-        may_start = self._free(queue) > 0
-        if role is Role.SYNC:
-            lane = self.crew.idle(Role.SYNC) if may_start else None
+    def _place(self, queue: str, role: Role, waiting: deque[Held]) -> Iterator[Lane]:
+        """Start as many of these jobs as slots allow; short ones may then go behind others of their queue."""
+        yield from self._start_sync(queue, waiting) if role is Role.SYNC else self._start_async(queue, waiting)
+        if not waiting or not self._depth(waiting[0]):
+            return
+        lanes = [lane for lane in self.crew if lane.role is role and self._takes_more(lane, queue, self._depth(waiting[0]))]
+        for number, lane in enumerate(lanes):
+            for _ in range(ceil(len(waiting) / (len(lanes) - number))):
+                if lane.behind.get(queue, 0) < self._depth(waiting[0]):
+                    self._put(lane, waiting.popleft(), role, behind=True)
+            yield lane
+
+    def _start_sync(self, queue: str, waiting: deque[Held]) -> Iterator[Lane]:
+        """Give each idle lane one of these jobs."""
+        for _ in range(min(self._free(queue), len(waiting))):
+            lane = self.crew.idle(Role.SYNC)
             if lane is None:
-                return self._queueing_lane(queue, held)
-        elif not may_start:
-            return None
-        else:
-            shared = [] if held.job.isolated else self.crew.shared()
-            lane = shared[0] if shared else self.crew.idle(Role.ASYNC)
-        if lane is not None:
-            load.running += 1
-            self._running += 1
-            self.idle.clear()
-            self.at_work.set()
-        return lane
+                return
+            self._put(lane, waiting.popleft(), Role.SYNC)
+            yield lane
+
+    def _start_async(self, queue: str, waiting: deque[Held]) -> Iterator[Lane]:
+        """Give these jobs to the lanes where the fewest are, and isolated ones to empty lanes."""
+        lanes = self.crew.shared()
+        for _ in range(min(self._free(queue), len(waiting))):
+            isolated = waiting[0].job.isolated
+            if isolated or not lanes:
+                lane = self.crew.idle(Role.ASYNC)
+                if lane is None:
+                    return
+                lanes = [shared for shared in lanes if shared is not lane] if isolated else [lane]
+            else:
+                lane = lanes[0] if len(lanes) == 1 else min(lanes, key=lambda lane: len(lane.jobs))
+            self._put(lane, waiting.popleft(), Role.ASYNC)
+            yield lane
+
+    def _takes_more(self, lane: Lane, queue: str, most: int) -> bool:
+        """Whether up to `most` short jobs of this queue may wait in this lane: filled up when half empty, in one go."""
+        if not lane.jobs or not lane.open or lane.recalled or lane.behind.get(queue, 0) > most // 2:
+            return False
+        first = next(iter(lane.jobs.values()))  # what lasts long comes to be the first
+        return first.job.queue == queue and self._depth(first) > 0
+
+    def _depth(self, held: Held) -> int:
+        """How many such jobs may wait in a lane, so that the last one starts soon; 0 if it is not known to be short."""
+        mean = self._means.get(held.job.name)
+        if mean is None or mean > SHORT or held.job.isolated:
+            return 0
+        return min(MOST_BEHIND, int(SHORT / max(mean, 1e-6)))
 
     def _free(self, queue: str) -> int:
         """How many more jobs of this queue may run, as far as the limits of queue and engine go."""
         of_queue = self._concurrency(queue) - self.loads[queue].running
         return max(0, min(of_queue, self._settings.max_concurrent_jobs - self._running))
 
-    def _put(self, lane: Lane, held: Held, role: Role) -> None:
-        lane.put(held, role)
-        lane.exclusive = held.job.isolated and role is Role.ASYNC
+    def _put(self, lane: Lane, held: Held, role: Role, *, behind: bool = False) -> None:
+        load = self.loads[held.job.queue]
+        load.backlog -= 1
+        if not behind:
+            load.running += 1
+            self._running += 1
+            self.idle.clear()
+            self.at_work.set()
+        lane.put(held, role, behind=behind)
+        if held.job.isolated and role is Role.ASYNC:
+            lane.exclusive = True
         if held.job.timeout_ms is not None:
             self._stops.limit(held)
-
-    def _queueing_lane(self, queue: str, held: Held) -> Lane | None:
-        """A lane where this job is over soon after its turn comes, if it is known to be short."""
-        mean = self._means.get(held.job.name)
-        if mean is None or mean > SHORT:
-            return None
-        most = max(1, min(LONGEST_QUEUE, int(SHORT / max(mean, 1e-6))))
-        for lane in self.crew:
-            if lane.open and lane.role is Role.SYNC and not lane.recalled and lane.has_room(most):
-                first = next(iter(lane.jobs.values()))
-                if first.job.queue == queue and self._means.get(first.job.name, SHORT) < SHORT:
-                    return lane
-        return None
 
     def _shelve(self, held: Held, *, first: bool = False) -> None:
         if self._stopping:
@@ -194,8 +217,12 @@ class Lanes:
         queue = held.job.queue
         held.lane = None
         self.held[held.job.id] = held
-        self.loads.setdefault(queue, Load()).backlog += 1
-        waiting = self._backlog.setdefault((queue, held.role), deque())
+        if queue not in self.loads:
+            self.loads[queue] = Load()
+        self.loads[queue].backlog += 1
+        waiting = self._backlog.get((queue, held.role))
+        if waiting is None:
+            waiting = self._backlog[queue, held.role] = deque()
         (waiting.appendleft if first else waiting.append)(held)
 
     # Which workers are needed
@@ -215,12 +242,12 @@ class Lanes:
                 continue
             free = self._free(queue)
             if role is Role.SYNC:
-                enough = self._is_short(waiting[0]) and self.crew.alive(Role.SYNC) >= (os.cpu_count() or 1)
+                enough = self._depth(waiting[0]) > 0 and self.crew.alive(Role.SYNC) >= (os.cpu_count() or 1)
                 wanted += 0 if enough else min(len(waiting), free)
             else:
                 wanted += min(1, free) if not waiting[0].job.isolated else min(len(waiting), free)
         shared = self.crew.shared()
-        return wanted + (1 if shared and len(shared[0].jobs) >= CROWDED else 0)
+        return wanted + (1 if shared and len(shared[0].jobs) - shared[0].waiting >= CROWDED else 0)
 
     def _starved(self) -> bool:
         """Whether all workers are of one kind while a job of the other kind waits."""
@@ -256,20 +283,35 @@ class Lanes:
         self._floor.room_freed()
 
     def lane_ends(self, lane: Lane, ends: Iterable[End]) -> None:
-        now = monotonic()
+        ended: list[tuple[Held, End]] = []
         for end in ends:
-            held = lane.jobs.get(end.id)
+            held = lane.jobs.pop(end.id, None)
             if held is None:
                 logger.warning("worker %d ended job %d, which was not in it", lane.link.pid, end.id)
-                continue
-            self._leave(lane, held)
-            self._measure(held.job, (end.finished_us - end.started_us) / 1_000_000, now)
-            self._end(held, end.outcome, end.started_us, end.finished_us)
+            else:
+                held.lane = None
+                ended.append((held, end))
+        self._vacate(lane, [held for held, _ in ended])
+        self._measure(ended)
+        self._finish(ended)
         lane.exclusive = lane.exclusive and bool(lane.jobs)
         self.crew.end_its_share(lane)
         if not self._pump_is_due:  # one pump for all frames that came in one read
             self._pump_is_due = True
             self._loop.call_soon(self._pump_and_tell)
+
+    def _look_for_late_ends(self) -> None:
+        """A worker may keep ends back while there is more to do: not for longer than this."""
+        if not self._late_look_is_due and any(lane.role is Role.SYNC and len(lane.jobs) > 1 for lane in self.crew):
+            self._late_look_is_due = True
+            self._loop.call_later(LATE, self._take_late_ends)
+
+    def _take_late_ends(self) -> None:
+        self._late_look_is_due = False
+        for lane in self.crew:
+            if lane.role is Role.SYNC and len(lane.jobs) > 1:
+                lane.take_late_ends()
+        self._look_for_late_ends()
 
     def lane_started(self, started: Iterable[tuple[int, int]]) -> None:
         for id, started_us in started:
@@ -291,7 +333,7 @@ class Lanes:
     def lane_spoiled(self, lane: Lane, ids: Sequence[int], found: Sequence[str]) -> None:
         """A job has left its worker in a state that others should not find: they get a new one."""
         lane.retiring = True
-        if lane.role is Role.SYNC and len(lane.jobs) > 1 and not lane.recalled:
+        if lane.waiting and not lane.recalled:
             lane.recall()
         jobs = [lane.jobs[id].job for id in ids if id in lane.jobs]
         told = ", ".join(f"job {job.id} ({job.name})" for job in jobs[:MOST_SUSPECTS])
@@ -340,6 +382,8 @@ class Lanes:
             if lane.jobs:
                 self._look_into(lane, now_us)
                 self._watchdog.look(lane)
+                if lane.waiting and not lane.recalled and monotonic() - lane.since > STRANDED_AFTER:
+                    lane.recall()
         self._stops.enforce()
         self.crew.look()
         self.pump()  # a lane may have come free of what blocked it
@@ -357,9 +401,6 @@ class Lanes:
         held.started_us = held.started_us or since_us or now_us
         if now_us - held.started_us >= TOLD_AFTER_US:
             self._tell_running(held)
-        stranded = lane.role is Role.SYNC and len(lane.jobs) > 1 and not lane.recalled
-        if stranded and now_us - held.started_us > STRANDED_AFTER_US:
-            lane.recall()
 
     def _tell_running(self, held: Held) -> None:
         if not held.told_running:
@@ -393,7 +434,7 @@ class Lanes:
 
     def recall_all(self) -> None:
         for lane in self.crew:
-            if lane.role is Role.SYNC and len(lane.jobs) > 1:
+            if lane.waiting:
                 lane.recall()
 
     def running(self) -> list[int]:
@@ -401,9 +442,13 @@ class Lanes:
         return [id for lane in self.crew for id in lane.jobs]
 
     def _end(self, held: Held, outcome: Outcome, started_us: int, finished_us: int) -> None:
-        self.held.pop(held.job.id, None)
-        self._stops.forget(held)
-        self._floor.job_ended(held, outcome, started_us, finished_us)
+        self._finish([(held, End(held.job.id, outcome, started_us, finished_us))])
+
+    def _finish(self, ended: Sequence[tuple[Held, End]]) -> None:
+        for held, end in ended:
+            self.held.pop(end.id, None)
+            self._stops.forget(held)
+        self._floor.jobs_ended(ended)
 
     def _end_unstarted(self, held: Held, reason: StopReason) -> None:
         self._end(held, Stopped() if reason is StopReason.CANCEL else Released(), 0, epoch_us())
@@ -416,15 +461,19 @@ class Lanes:
             self._end_unstarted(held, held.stop)
 
     def _leave(self, lane: Lane, held: Held) -> None:
-        """The job is no longer in the lane; its slot is free, or the lane's when that is empty."""
         del lane.jobs[held.job.id]
         held.lane = None
-        if lane.role is Role.ASYNC or not lane.jobs:
-            self.loads[held.job.queue].running -= 1
-            self._running -= 1
-            if not self._running:
-                self.idle.set()
-                self.at_work.clear()
+        self._vacate(lane, [held])
+
+    def _vacate(self, lane: Lane, gone: Iterable[Held]) -> None:
+        """Jobs have left the lane: their slots are free, but for those that pass to jobs that wait there."""
+        for queue, count in Counter(held.job.queue for held in gone).items():
+            slots = lane.vacated(queue, count)
+            self.loads[queue].running -= slots
+            self._running -= slots
+        if not self._running:
+            self.idle.set()
+            self.at_work.clear()
 
     def _unshelve(self, held: Held) -> None:
         self._backlog[held.job.queue, held.role].remove(held)
@@ -443,10 +492,12 @@ class Lanes:
         """Where the job runs; a job that no worker knows so far runs alone, and may turn out to be async."""
         return Role.ASYNC if self._kinds.get(job.name, False) else Role.SYNC
 
-    def _measure(self, job: ClaimedJob, seconds: float, now: float) -> None:
-        mean = self._means.get(job.name)
-        self._means[job.name] = seconds if mean is None else mean + 0.1 * (seconds - mean)
-        self.loads[job.queue].meter.ended(1, now)
-
-    def _is_short(self, held: Held) -> bool:
-        return self._means.get(held.job.name, 1.0) <= SHORT
+    def _measure(self, ended: Sequence[tuple[Held, End]]) -> None:
+        """What these jobs tell about the next ones of their kind and of their queue."""
+        for held, end in ended:
+            name, seconds = held.job.name, (end.finished_us - end.started_us) / 1_000_000
+            mean = self._means.get(name)
+            self._means[name] = seconds if mean is None else mean + 0.1 * (seconds - mean)
+        now = monotonic()
+        for queue, count in Counter(held.job.queue for held, _ in ended).items():
+            self.loads[queue].meter.ended(count, now)

@@ -46,10 +46,16 @@ class Entry(NamedTuple):
 
     job: ClaimedJob
     change: Change
+    size: int
+    """Letters of its values, about as many bytes."""
 
-    @property
-    def size(self) -> int:
-        return sum(len(value) for value in self.change.columns.values() if isinstance(value, str))
+    @classmethod
+    def of(cls, job: ClaimedJob, change: Change) -> Entry:
+        size = 0
+        for value in change.columns.values():
+            if isinstance(value, str):
+                size += len(value)
+        return cls(job, change, size)
 
 
 class _Done(NamedTuple):
@@ -92,20 +98,22 @@ class Outbox:
 
     def put_start(self, job: ClaimedJob, change: Change) -> None:
         """The job is running. Not written if its end comes first: that carries the start as well."""
-        self._starts[job.id] = Entry(job, change)
+        self._starts[job.id] = Entry.of(job, change)
         self._wake.set()
 
-    def put(self, job: ClaimedJob, change: Change) -> None:
-        """The job's attempt is over; what it reported last goes with its end, which leaves no lease to report under."""
-        self._starts.pop(job.id, None)
-        lease, progress = self._progress.pop(job.id, (None, None))
-        if lease == job.lease:
-            change = change._replace(columns={**change.columns, "progress": progress})
-        entry = Entry(job, change)
-        self._entries.append(entry)
-        self._bytes += entry.size
-        self._empty.clear()
-        self._wake.set()
+    def put(self, ends: Sequence[Entry]) -> None:
+        """These attempts are over; what a job reported last goes with its end, which leaves no lease to report under."""
+        for entry in ends:
+            id = entry.job.id
+            if self._starts:
+                self._starts.pop(id, None)
+            if self._progress and id in self._progress:
+                entry = _with_progress(entry, *self._progress.pop(id))
+            self._entries.append(entry)
+            self._bytes += entry.size
+        if ends:
+            self._empty.clear()
+            self._wake.set()
 
     def put_progress(self, job: ClaimedJob, text: str) -> None:
         """The latest report of a job; an earlier one that was not written yet is replaced."""
@@ -170,7 +178,7 @@ class Outbox:
         while self._entries:
             self._in_flight = [self._entries.popleft() for _ in range(min(BATCH, len(self._entries)))]
             done = await self._write("end", self._in_flight)
-            self._bytes -= sum(entry.size for entry in self._in_flight)
+            self._bytes -= sum([entry.size for entry in self._in_flight])
             self._in_flight = ()
             self._written(done.written)
             for entry in done.refused:
@@ -229,6 +237,12 @@ class Outbox:
 def ended(entries: Sequence[Entry]) -> list[int]:
     """The jobs that have ended for good with these changes."""
     return [entry.job.id for entry in entries if entry.change.state in FINAL]
+
+
+def _with_progress(entry: Entry, lease: str, progress: str) -> Entry:
+    if lease != entry.job.lease:
+        return entry
+    return Entry.of(entry.job, entry.change._replace(columns={**entry.change.columns, "progress": progress}))
 
 
 def _drop(entry: Entry, error: ValueError) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from sidequest.clock import monotonic
 from sidequest.engine.output import OutputPipe
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json
+from sidequest.wire.unsent import left_in, make_memory
 from sidequest.worker.serve import DUMP_SIGNAL, prepare_process, serve
 
 SPAWN = multiprocessing.get_context("spawn")  # fork would copy the engine's loop, sockets and connections
@@ -97,6 +98,10 @@ class Link(Protocol):
         """How many steps of async jobs have begun: while it stands still, one step lasts."""
         ...
 
+    def unsent(self) -> bytes:
+        """What it would send of ended jobs if it sent now: the payload of an ENDS frame."""
+        ...
+
     async def stacks(self) -> str:
         """Where all its threads are now, also while one holds the GIL; it goes on as if nothing had happened."""
         ...
@@ -116,6 +121,7 @@ class WorkerProcess(asyncio.Protocol):
     def __init__(self) -> None:
         self.pid = 0
         self._word: Any = RawArray("q", 4)
+        self._unsent = make_memory()
         self._splitter = Splitter()
         self._transport: asyncio.Transport | None = None
         self._early: list[bytes] = []
@@ -142,7 +148,7 @@ class WorkerProcess(asyncio.Protocol):
         self._stacks_in, stacks = socket.socketpair()
         self._stacks_in.setblocking(False)
         reader, writer = SPAWN.Pipe(duplex=False)
-        executor = ProcessPoolExecutor(1, SPAWN, initializer=prepare_process, initargs=(theirs, self._word, stacks, writer))
+        executor = ProcessPoolExecutor(1, SPAWN, initializer=prepare_process, initargs=(theirs, self._word, self._unsent, stacks, writer))
         earlier = set(multiprocessing.active_children())
         served = loop.run_in_executor(executor, serve)
         for handed in (theirs, stacks, writer):
@@ -181,6 +187,9 @@ class WorkerProcess(asyncio.Protocol):
 
     def steps(self) -> int:
         return int(self._word[2])
+
+    def unsent(self) -> bytes:
+        return left_in(self._unsent)
 
     def trust_until(self, until_us: int) -> None:
         self._word[3] = until_us

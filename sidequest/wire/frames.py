@@ -38,6 +38,7 @@ class Kind(IntEnum):
     SHUTTING_DOWN = 44
     REPLY = 45
     CLOSE = 46
+    NEXT = 47
     STACK = 48
     # worker → engine
     HELLO = 60

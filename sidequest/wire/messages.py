@@ -33,8 +33,14 @@ _END = struct.Struct("<qBqqI")
 _STARTED = struct.Struct("<qq")
 _ID = struct.Struct("<q")
 _HALT = struct.Struct("<qB")
+MOST_BEHIND = 64
+"""Jobs of one queue that may wait in a worker at a time."""
 LONGEST_FINDING = 300
 """Characters of what was found in a spoiled worker; the rest is of no use to anybody."""
+
+
+RETURNED_NOTHING = Completed(None)
+"""What most jobs end with."""
 
 
 class Role(StrEnum):
@@ -89,20 +95,33 @@ class End(NamedTuple):
 
 
 def pack_run(jobs: Iterable[ClaimedJob]) -> bytes:
+    """Jobs that start at once."""
+    return pack(Kind.RUN, _jobs(jobs))
+
+
+def pack_next(jobs: Iterable[ClaimedJob], known: int) -> bytes:
+    """Jobs each of which starts when another one of its queue ends; so many ends of this worker are `known`."""
+    return pack(Kind.NEXT, _ID.pack(known) + _jobs(jobs))
+
+
+def read_next(payload: bytes) -> tuple[int, list[Attempt]]:
+    """How many ends the engine knew of when it sent this, and the jobs."""
+    with _reading("jobs", payload):
+        return _ID.unpack_from(payload)[0], read_run(payload[_ID.size :])
+
+
+def _jobs(jobs: Iterable[ClaimedJob]) -> bytes:
     parts: list[bytes] = []
     for job in jobs:
-        name, queue, args = job.name.encode(), job.queue.encode(), job.args.encode()
-        tags, meta = (job.tags or "").encode(), (job.meta or "").encode()
+        texts = (job.name.encode(), job.queue.encode(), job.args.encode(), (job.tags or "").encode(), (job.meta or "").encode())
         timeout = -1 if job.timeout_ms is None else job.timeout_ms
-        header = _RUN.pack(
-            job.id, job.attempt, job.max_attempts, timeout, job.enqueued_us,
-            len(name), len(queue), len(args), len(tags), len(meta),
-        )  # fmt: skip
-        parts += (header, name, queue, args, tags, meta)
-    return pack(Kind.RUN, b"".join(parts))
+        header = _RUN.pack(job.id, job.attempt, job.max_attempts, timeout, job.enqueued_us, *map(len, texts))
+        parts += (header, *texts)
+    return b"".join(parts)
 
 
-def read_run(payload: bytes) -> Iterator[Attempt]:
+def read_run(payload: bytes) -> list[Attempt]:
+    attempts: list[Attempt] = []
     at = 0
     with _reading("jobs", payload):
         while at < len(payload):
@@ -110,14 +129,15 @@ def read_run(payload: bytes) -> Iterator[Attempt]:
             at += _RUN.size
             texts: list[str] = []
             for length in lengths:
-                texts.append(payload[at : at + length].decode())
+                texts.append(payload[at : at + length].decode() if length else "")
                 at += length
             _must_hold(payload, at)
-            yield Attempt(id, attempt, max_attempts, None if timeout < 0 else timeout, enqueued_us, *texts)
+            attempts.append(Attempt(id, attempt, max_attempts, None if timeout < 0 else timeout, enqueued_us, *texts))
+    return attempts
 
 
 def pack_end(end: End) -> bytes:
-    """One end; several, joined, are the payload of an ENDS frame."""
+    """One end; several, joined behind the number of the first, are the payload of an ENDS frame (`wire.unsent`)."""
     outcome = end.outcome
     if isinstance(outcome, Completed):
         code, content = 0, (outcome.result or "").encode()
@@ -126,17 +146,28 @@ def pack_end(end: End) -> bytes:
     return _END.pack(end.id, code, end.started_us, end.finished_us, len(content)) + content
 
 
-def read_ends(payload: bytes) -> Iterator[End]:
-    """The ends in an ENDS frame."""
-    at = 0
+def read_ends(payload: bytes, known: int = 0) -> tuple[list[End], int]:
+    """The ends in an ENDS frame that come after the first `known` of this worker, and how many are known with them."""
+    ends: list[End] = []
     with _reading("ends", payload):
-        while at < len(payload):
+        (number,) = _ID.unpack_from(payload)
+        if number > known:
+            raise BrokenFrame(f"end {number} came where {known} was due")
+        at, size = _ID.size, len(payload)
+        while at < size:
             id, code, started_us, finished_us, length = _END.unpack_from(payload, at)
             at += _END.size + length
+            number += 1
+            if number <= known:
+                continue
+            if not length and code == 0:
+                ends.append(End(id, RETURNED_NOTHING, started_us, finished_us))
+                continue
             _must_hold(payload, at)
             content = payload[at - length : at]
-            outcome = Completed(content.decode() or None) if code == 0 else _outcome_from_json(json.loads(content))
-            yield End(id, outcome, started_us, finished_us)
+            outcome = Completed(content.decode()) if code == 0 else _outcome_from_json(json.loads(content))
+            ends.append(End(id, outcome, started_us, finished_us))
+    return ends, max(number, known)
 
 
 def pack_started(started: Iterable[tuple[int, int]]) -> bytes:

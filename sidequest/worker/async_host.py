@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from ctypes import Array
 from itertools import count
 from typing import Any
@@ -17,23 +18,25 @@ from sidequest.clock import epoch_us
 from sidequest.jobs.client import Client, using
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Errored, JobError, Outcome
-from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack, pack_json, read_json
+from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json, read_json
 from sidequest.wire.messages import (
+    MOST_BEHIND,
     Attempt,
     End,
     StopReason,
-    pack_end,
     pack_ids,
     pack_spoiled,
     pack_started,
     read_halt,
     read_ids,
+    read_next,
     read_run,
 )
 from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import end_with_engine
 from sidequest.worker.client import WorkerClient
+from sidequest.worker.ends import Ends
 from sidequest.worker.hygiene import Hygiene
 from sidequest.worker.loading import Loader, describe
 
@@ -50,6 +53,7 @@ class AsyncHost:
         self,
         send: Callable[[bytes], None],
         word: Array[Any] | None,
+        ends: Ends,
         loader: Loader,
         client: Client,
         reporter: Reporter,
@@ -61,7 +65,11 @@ class AsyncHost:
         self._client = client
         self._reporter = reporter
         self._running: dict[int, _Run] = {}
-        self._ends: list[bytes] = []
+        self._ends = ends
+        self._waiting: dict[str, deque[Attempt]] = {}
+        """For each queue the jobs that start when another one of it ends …"""
+        self._vacant: dict[str, deque[int]] = {}
+        """… and the numbers of the ends after which none was there to start."""
         self._untold: dict[int, int] = {}
         self._telling = False
         self._shutting_down = False
@@ -80,8 +88,10 @@ class AsyncHost:
                     self._start(attempt)
             case Kind.HALT:
                 self._stop(*read_halt(payload))
+            case Kind.NEXT:
+                self._let_wait(*read_next(payload))
             case Kind.RECALL:
-                self._send(pack_ids(Kind.RETURNED, ()))  # what came has started
+                self._send(pack_ids(Kind.RETURNED, self._take_waiting()))
             case Kind.REPLY:
                 assert isinstance(self._client, WorkerClient)  # nobody else asks by frames
                 self._client.answer(payload)
@@ -107,6 +117,32 @@ class AsyncHost:
             self._telling = True
             self._loop.call_later(TELL_STARTED, self._tell_started)
 
+    def _let_wait(self, known: int, attempts: Iterable[Attempt]) -> None:
+        """Jobs that take the slots of others, also of those that have ended and of which the engine did not know that."""
+        for attempt in attempts:
+            vacant = self._vacant.get(attempt.queue)
+            while vacant and vacant[0] < known:
+                vacant.popleft()  # that slot is free again
+            if vacant:
+                vacant.popleft()
+                self._start(attempt)
+            else:
+                self._waiting.setdefault(attempt.queue, deque()).append(attempt)
+
+    def _take_waiting(self) -> list[int]:
+        waiting = [attempt.id for attempts in self._waiting.values() for attempt in attempts]
+        self._waiting.clear()
+        return waiting
+
+    def _start_next(self, queue: str, ended: int) -> None:
+        """A job of this queue has ended, as number so and so: its slot is for the next one."""
+        if waiting := self._waiting.get(queue):
+            self._start(waiting.popleft())
+        elif queue in self._vacant:
+            self._vacant[queue].append(ended)
+        else:
+            self._vacant[queue] = deque([ended], MOST_BEHIND)
+
     async def _attempt(self, attempt: Attempt) -> None:
         started_us = epoch_us()
         self._untold[attempt.id] = started_us
@@ -118,6 +154,7 @@ class AsyncHost:
         self._running.pop(attempt.id).forget_timer()
         self._untold.pop(attempt.id, None)
         failpoints.hit("worker.after_run")
+        self._start_next(attempt.queue, self._ends.total)
         self._end(End(attempt.id, outcome, started_us, epoch_us()))
 
     async def _outcome(self, attempt: Attempt) -> Outcome:
@@ -166,14 +203,13 @@ class AsyncHost:
         run.task.cancel(reason.describe())
 
     def _end(self, end: End) -> None:
-        if not self._ends:
+        if not self._unchecked:
             self._loop.call_soon(self._flush)
-        self._ends.append(pack_end(end))
         self._unchecked.append(end.id)
+        self._ends.put(end)
 
     def _flush(self) -> None:
-        ends, self._ends = self._ends, []
-        self._send(self._spoiled() + pack(Kind.ENDS, b"".join(ends)))
+        self._ends.flush(self._spoiled())
         failpoints.hit("worker.after_send")
 
     def _spoiled(self) -> bytes:

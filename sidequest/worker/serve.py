@@ -34,6 +34,7 @@ from sidequest.wire.messages import Role
 from sidequest.worker.async_host import AsyncHost, HostProtocol
 from sidequest.worker.channel import Channel
 from sidequest.worker.client import WorkerClient
+from sidequest.worker.ends import Ends
 from sidequest.worker.hygiene import Hygiene
 from sidequest.worker.loading import Loader
 from sidequest.worker.reporting import FrameReporter
@@ -59,15 +60,18 @@ class _Handed(NamedTuple):
 
     channel: socket.socket
     word: Array[Any]
+    unsent: Array[Any]
     stacks: socket.socket
 
 
 _handed: list[_Handed] = []
 
 
-def prepare_process(channel: socket.socket, word: Array[Any], stacks: socket.socket, output: Connection) -> None:
+def prepare_process(
+    channel: socket.socket, word: Array[Any], unsent: Array[Any], stacks: socket.socket, output: Connection
+) -> None:
     """Own session, deaf to the terminal's and systemd's signals, dead when the engine is."""
-    _handed.append(_Handed(channel, word, stacks))
+    _handed.append(_Handed(channel, word, unsent, stacks))
     with suppress(OSError):
         os.setsid()
     _redirect_output(output)
@@ -80,7 +84,7 @@ def prepare_process(channel: socket.socket, word: Array[Any], stacks: socket.soc
 
 def serve() -> None:
     """Say hello, then run jobs until the engine says CLOSE. At the engine's death the process ends."""
-    channel, word, stacks = _handed[0]
+    channel, word, unsent, stacks = _handed[0]
     faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True, chain=False)
     _detach_stdin()
     frames = Channel(channel)
@@ -105,17 +109,17 @@ def serve() -> None:
         frames.send(loader.catalogue(Kind.CATALOGUE))
         kind, payload = frames.receive_one()
     if kind is Kind.ROLE and payload.decode() == Role.ASYNC:
-        asyncio.run(_serve_async(frames, word, loader, client, reporter, send))
+        asyncio.run(_serve_async(frames, word, Ends(send, unsent), loader, client, reporter, send))
     elif kind is Kind.ROLE:
-        SyncHost(frames, word, loader, client, reporter).run()
+        SyncHost(frames, word, Ends(frames.send, unsent), loader, client, reporter).run()
 
 
 async def _serve_async(
-    frames: Channel, word: Array[Any], loader: Loader, client: WorkerClient, reporter: FrameReporter, send: _Redirect
+    frames: Channel, word: Array[Any], ends: Ends, loader: Loader, client: WorkerClient, reporter: FrameReporter, send: _Redirect
 ) -> None:
     loop = asyncio.get_running_loop()
     thread = threading.get_ident()
-    host = AsyncHost(send, word, loader, client, reporter, Hygiene())
+    host = AsyncHost(send, word, ends, loader, client, reporter, Hygiene())
     protocol = HostProtocol(frames.splitter, host)
     frames.socket.setblocking(False)
     transport, _ = await loop.connect_accepted_socket(lambda: protocol, frames.socket)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from ctypes import Array
+from enum import Enum
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
@@ -20,34 +22,47 @@ from sidequest.clock import epoch_us, monotonic
 from sidequest.errors import JobStopped
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Outcome
-from sidequest.wire.frames import Kind, pack, pack_json, read_json
-from sidequest.wire.messages import Attempt, End, StopReason, pack_end, pack_ids, pack_spoiled, read_halt, read_ids, read_run
+from sidequest.wire.frames import Kind, pack_json, read_json
+from sidequest.wire.messages import Attempt, End, StopReason, pack_ids, pack_spoiled, read_halt, read_ids, read_next, read_run
 from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import Channel
 from sidequest.worker.client import WorkerClient
+from sidequest.worker.ends import Ends
 from sidequest.worker.hygiene import Hygiene
 from sidequest.worker.loading import Loader
 from sidequest.worker.lone_loop import LoneLoop
 
 STOP_SIGNAL = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 """A real-time signal where there are some: hardly any library takes one of those for itself."""
+SEND_EVERY = 16
+"""Ends that are sent in one message while other jobs wait: so the engine sends more before those are over."""
 CHECK_EVERY = 64
 """Jobs in a row after which it is looked at what they left behind, also while others wait."""
 GLANCE = 0.05
 """How often the reading thread looks whether a timeout was reached: its precision, in seconds."""
 
 
+class _Note(Enum):
+    """What comes into the inbox beside jobs."""
+
+    NO_MORE = "the jobs that were to come have been given back"
+    CLOSE = "there will be no other job"
+
+
 class SyncHost:
     """One job at a time, in order; `word` tells the engine which one and since when."""
 
-    def __init__(self, channel: Channel, word: Array[Any], loader: Loader, client: WorkerClient, reporter: Reporter) -> None:
+    def __init__(
+        self, channel: Channel, word: Array[Any], ends: Ends, loader: Loader, client: WorkerClient, reporter: Reporter
+    ) -> None:
         self._channel = channel
         self._word = word
+        self._ends = ends
         self._loader = loader
         self._client = client
         self._reporter = reporter
-        self._inbox: SimpleQueue[Attempt | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Attempt | _Note] = SimpleQueue()
         self._call: Call | None = None
         self._interruptible = False
         self._deadline: float | None = None
@@ -66,8 +81,11 @@ class SyncHost:
         reader = threading.Thread(target=self._read, name="sidequest-reader", daemon=True)
         reader.start()
         self._hygiene = Hygiene()
-        while (attempt := self._inbox.get()) is not None:
-            self._attempt(attempt)
+        while (attempt := self._inbox.get()) is not _Note.CLOSE:
+            if isinstance(attempt, Attempt):
+                self._attempt(attempt)
+            elif self._ends.kept:
+                self._send_ends()
 
     def _attempt(self, attempt: Attempt) -> None:
         started_us = epoch_us()
@@ -78,9 +96,9 @@ class SyncHost:
         _flush_output()
         failpoints.hit("worker.after_run")
         self._unchecked.append(attempt.id)
-        spoiled = self._spoiled()
-        end = pack_end(End(attempt.id, outcome, started_us, epoch_us()))
-        self._channel.send(spoiled + pack(Kind.ENDS, end))
+        self._ends.put(End(attempt.id, outcome, started_us, epoch_us()))
+        if self._inbox.empty() or self._ends.kept >= SEND_EVERY or self._lone_loop is not None:
+            self._send_ends()
         failpoints.hit("worker.after_send")
         self._word[0] = 0
         if self._lone_loop is not None:
@@ -90,8 +108,11 @@ class SyncHost:
         if self._loader.changed:
             self._channel.send(self._loader.catalogue(Kind.CATALOGUE))
 
+    def _send_ends(self) -> None:
+        self._ends.flush(self._spoiled())
+
     def _spoiled(self) -> bytes:
-        """A frame that says what was left behind; it comes before the end, so that no other job comes into that.
+        """A frame that says what was left behind; it comes before the ends, so that no other job comes into that.
 
         Not after every one of several short jobs in a row: looking takes as long as some of them.
         """
@@ -167,9 +188,9 @@ class SyncHost:
     def _handle(self, kind: Kind, payload: bytes) -> None:
         match kind:
             case Kind.RUN:
-                for attempt in read_run(payload):
-                    self._timed_in += attempt.timeout_ms is not None
-                    self._inbox.put(attempt)
+                self._take(read_run(payload))
+            case Kind.NEXT:  # one after the other is how all of them run here
+                self._take(read_next(payload)[1])
             case Kind.HALT:
                 self._stop(*read_halt(payload))
             case Kind.RECALL:
@@ -188,24 +209,35 @@ class SyncHost:
                 self._loader.extend(**read_json(payload))
                 self._channel.send(self._loader.catalogue(Kind.CATALOGUE))
             case Kind.CLOSE:
-                self._inbox.put(None)
+                self._inbox.put(_Note.CLOSE)
             case _:
                 pass
+
+    def _take(self, attempts: Iterable[Attempt]) -> None:
+        for attempt in attempts:
+            self._timed_in += attempt.timeout_ms is not None
+            self._inbox.put(attempt)
 
     def _give_back(self) -> None:
         """Return the jobs that have not started, so that they can run elsewhere."""
         returned: list[int] = []
+        closes = False
         with suppress(Empty):  # the main thread may take the last one meanwhile
-            while (attempt := self._inbox.get_nowait()) is not None:
-                self._timed_in -= attempt.timeout_ms is not None
-                returned.append(attempt.id)
-            self._inbox.put(None)
+            while True:
+                attempt = self._inbox.get_nowait()
+                if isinstance(attempt, Attempt):
+                    self._timed_in -= attempt.timeout_ms is not None
+                    returned.append(attempt.id)
+                closes = closes or attempt is _Note.CLOSE
+        self._inbox.put(_Note.CLOSE if closes else _Note.NO_MORE)
         self._channel.send(pack_ids(Kind.RETURNED, returned))
 
 
 def _flush_output() -> None:
     """What the job has printed is its own, and not the next one's."""
     for stream in (sys.__stdout__, sys.__stderr__):
-        with suppress(Exception):  # it may have closed them
+        try:
             if stream is not None:
                 stream.flush()
+        except Exception:  # noqa: S112 - it may have closed them
+            continue

@@ -19,8 +19,10 @@ from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import ClaimedJob, JobEnd, JobRecord
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
-from sidequest.wire.frames import Kind, Splitter, pack, pack_json
-from sidequest.wire.messages import End, pack_end, pack_ids, pack_progress, pack_started, read_halt, read_run
+from sidequest.wire.frames import Kind, Splitter, pack_json
+from sidequest.wire.messages import End, pack_ids, pack_progress, pack_started, read_halt, read_next, read_run
+from sidequest.wire.unsent import left_in, make_memory
+from sidequest.worker.ends import Ends
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 RETURNED = Completed(None)
@@ -226,6 +228,8 @@ class FakeLink:
         self.until_us = 0
         """How long the worker may trust its engine."""
         self._splitter = Splitter()
+        self._memory = make_memory()
+        self._ends = Ends(self.say, self._memory)
         self._death: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self._tell: Callable[[Kind, bytes], None] | None = None
 
@@ -249,6 +253,9 @@ class FakeLink:
     def steps(self) -> int:
         return self.step
 
+    def unsent(self) -> bytes:
+        return left_in(self._memory)
+
     async def stacks(self) -> str:
         self.dumps += 1
         return self.dump
@@ -270,7 +277,13 @@ class FakeLink:
         self.say(pack_json(Kind.HELLO, {"pid": self.pid, "kinds": {name: kinds[name] for name in kinds}}))
 
     def end(self, *ids: int, outcome: Outcome = RETURNED, took_us: int = 1_000_000) -> None:
-        self.say(pack(Kind.ENDS, b"".join(pack_end(End(id, outcome, 1, 1 + took_us)) for id in ids)))
+        self.keep(*ids, outcome=outcome, took_us=took_us)
+        self._ends.flush()
+
+    def keep(self, *ids: int, outcome: Outcome = RETURNED, took_us: int = 1_000_000) -> None:
+        """Jobs end, and the engine is not told."""
+        for id in ids:
+            self._ends.put(End(id, outcome, 1, 1 + took_us))
 
     def started(self, id: int, us: int) -> None:
         self.say(pack_started([(id, us)]))
@@ -289,7 +302,13 @@ class FakeLink:
 
     @property
     def ran(self) -> list[int]:
-        return [attempt.id for kind, payload in self.frames if kind is Kind.RUN for attempt in read_run(payload)]
+        return [id for ids in self.runs for id in ids]
+
+    @property
+    def runs(self) -> list[list[int]]:
+        """The jobs in each frame that brought some."""
+        read = {Kind.RUN: read_run, Kind.NEXT: lambda payload: read_next(payload)[1]}
+        return [[attempt.id for attempt in read[kind](payload)] for kind, payload in self.frames if kind in read]
 
     @property
     def role(self) -> str | None:
@@ -313,9 +332,10 @@ class FakeFloor:
         self.requests: list[dict[str, Any]] = []
         self.freed = 0
 
-    def job_ended(self, held: Held, outcome: Outcome, started_us: int, finished_us: int) -> None:
-        assert held.job.id not in self.ended, f"job {held.job.id} ended twice"
-        self.ended[held.job.id] = outcome
+    def jobs_ended(self, ended: Sequence[tuple[Held, End]]) -> None:
+        for held, end in ended:
+            assert held.job.id not in self.ended, f"job {held.job.id} ended twice"
+            self.ended[held.job.id] = end.outcome
 
     def job_running(self, held: Held) -> None:
         self.running.append(held.job.id)

@@ -36,7 +36,7 @@ class Post:
 
     def end(self, *ids: int) -> None:
         for id in ids:
-            self.outbox.put(claimed(id), end(id))
+            self.outbox.put([Entry.of(claimed(id), end(id))])
 
     @property
     def applied(self) -> list[list[Change]]:
@@ -154,12 +154,12 @@ async def test_what_is_put_while_a_refusal_is_told_is_written_as_well() -> None:
 
     def again(entry: Entry) -> None:
         store.refuse = frozenset()
-        outbox.put(entry.job, end(1, again=True))
+        outbox.put([Entry.of(entry.job, end(1, again=True))])
 
     outbox = Outbox(store.backend, lambda entries: None, again)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(outbox.run)
-        outbox.put(claimed(1), end(1))
+        outbox.put([Entry.of(claimed(1), end(1))])
         await outbox.emptied()
         tasks.cancel_scope.cancel()
     assert store.applied == [[end(1)], [end(1, again=True)]]
@@ -243,11 +243,11 @@ async def test_the_gate_closes_when_the_outbox_is_full() -> None:
 async def test_the_gate_closes_when_what_waits_is_too_big_and_nothing_is_lost() -> None:
     post = Post()
     half = "x" * (FULL_BYTES // 2)
-    post.outbox.put(claimed(1), end(1, result=half))
+    post.outbox.put([Entry.of(claimed(1), end(1, result=half))])
     before = post.outbox.gate_open
-    post.outbox.put(claimed(2), end(2, result=half))
+    post.outbox.put([Entry.of(claimed(2), end(2, result=half))])
     closed = not post.outbox.gate_open
-    post.outbox.put(claimed(3), end(3))
+    post.outbox.put([Entry.of(claimed(3), end(3))])
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(post.outbox.run)
         await post.outbox.emptied()
@@ -389,5 +389,5 @@ async def test_without_a_spool_only_an_empty_outbox_is_kept(post: Post) -> None:
 
 
 def test_the_ended_are_those_that_will_not_run_again() -> None:
-    final = [Entry(claimed(n), end(n)._replace(state=state)) for n, state in enumerate(State)]
+    final = [Entry.of(claimed(n), end(n)._replace(state=state)) for n, state in enumerate(State)]
     assert ended(final) == [3, 4, 5]

@@ -34,6 +34,8 @@ from sidequest.wire.messages import Attempt, End, StopReason
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 END = struct.Struct("<qBqqI")
+FIRST = struct.pack("<q", 0)
+"""Before this worker's first end."""
 ERROR = JobError("error", "shop.Żółw", "🐢 is slow", "Traceback …", 2, datetime(2026, 11, 23, tzinfo=UTC))
 
 
@@ -57,7 +59,7 @@ def sent(*jobs: ClaimedJob) -> list[Attempt]:
 
 
 def came(*ends: End) -> list[End]:
-    return list(messages.read_ends(b"".join(messages.pack_end(end) for end in ends)))
+    return messages.read_ends(FIRST + b"".join(messages.pack_end(end) for end in ends))[0]
 
 
 def test_a_job_arrives_as_an_attempt() -> None:
@@ -116,6 +118,18 @@ def test_many_ends_arrive_in_order() -> None:
     assert came(*ends) == ends
 
 
+def test_ends_that_are_known_already_do_not_count_twice() -> None:
+    ends = [End(n, Completed(str(n)), n, n) for n in range(4)]
+    message = struct.pack("<q", 3) + b"".join(map(messages.pack_end, ends))
+    assert messages.read_ends(message, known=5) == (ends[2:], 7)
+    assert messages.read_ends(message, known=9) == ([], 9)
+
+
+def test_ends_before_which_others_must_have_been_lost_are_a_broken_frame() -> None:
+    with pytest.raises(BrokenFrame, match="end 3 came where 2 was due"):
+        messages.read_ends(struct.pack("<q", 3), known=2)
+
+
 def test_errors_are_cut_to_what_is_stored() -> None:
     [end] = came(End(1, Failed(JobError("error", "E", "x" * 10_000, "y" * 100_000)), 0, 0))
     assert isinstance(end.outcome, Failed)
@@ -169,12 +183,13 @@ def test_findings_arrive_and_are_cut() -> None:
 
 def ends_of(content: object) -> bytes:
     text = json.dumps(content).encode()
-    return END.pack(1, 1, 0, 0, len(text)) + text
+    return FIRST + END.pack(1, 1, 0, 0, len(text)) + text
 
 
 READERS: list[Callable[[bytes], object]] = [
     lambda data: list(messages.read_run(data)),
-    lambda data: list(messages.read_ends(data)),
+    messages.read_ends,
+    lambda data: messages.read_ends(FIRST + data),
     lambda data: list(messages.read_started(data)),
     messages.read_ids,
     messages.read_halt,
@@ -197,7 +212,7 @@ def test_hostile_bytes_are_a_message_or_a_broken_frame(read: Callable[[bytes], o
     st.sampled_from(["kind", "error", "delay", "at", "attempt"]), inner)))  # fmt: skip
 def test_hostile_outcomes_are_a_broken_frame_or_an_outcome(content: object) -> None:
     with suppress(BrokenFrame):
-        list(messages.read_ends(ends_of(content)))
+        messages.read_ends(ends_of(content))
 
 
 @pytest.mark.parametrize(
@@ -214,13 +229,13 @@ def test_hostile_outcomes_are_a_broken_frame_or_an_outcome(content: object) -> N
 )
 def test_an_outcome_that_makes_no_sense_is_a_broken_frame(content: object) -> None:
     with pytest.raises(BrokenFrame):
-        list(messages.read_ends(ends_of(content)))
+        messages.read_ends(ends_of(content))
 
 
 def test_an_outcome_that_is_nested_too_deeply_is_a_broken_frame() -> None:
     content = b"[" * 100_000
     with pytest.raises(BrokenFrame):
-        list(messages.read_ends(END.pack(1, 1, 0, 0, len(content)) + content))
+        messages.read_ends(FIRST + END.pack(1, 1, 0, 0, len(content)) + content)
 
 
 def cut(frame: bytes) -> Iterable[bytes]:
@@ -230,7 +245,7 @@ def cut(frame: bytes) -> Iterable[bytes]:
 def test_an_end_that_was_cut_off_is_a_broken_frame() -> None:
     for part in cut(messages.pack_end(End(1, Completed('"a result"'), 0, 0))):
         with pytest.raises(BrokenFrame):
-            list(messages.read_ends(part))
+            messages.read_ends(FIRST + part)
 
 
 def test_a_job_that_was_cut_off_is_a_broken_frame() -> None:
