@@ -148,7 +148,9 @@ class WorkerProcess(asyncio.Protocol):
         self._stacks_in, stacks = socket.socketpair()
         self._stacks_in.setblocking(False)
         reader, writer = SPAWN.Pipe(duplex=False)
-        executor = ProcessPoolExecutor(1, SPAWN, initializer=prepare_process, initargs=(theirs, self._word, self._unsent, stacks, writer))
+        executor = ProcessPoolExecutor(
+            1, SPAWN, initializer=prepare_process, initargs=(theirs, self._word, self._unsent, stacks, writer)
+        )
         earlier = set(multiprocessing.active_children())
         served = loop.run_in_executor(executor, serve)
         for handed in (theirs, stacks, writer):

@@ -203,7 +203,7 @@ class AsyncHost:
         run.task.cancel(reason.describe())
 
     def _end(self, end: End) -> None:
-        if not self._unchecked:
+        if not self._ends.kept:
             self._loop.call_soon(self._flush)
         self._unchecked.append(end.id)
         self._ends.put(end)

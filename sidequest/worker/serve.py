@@ -115,7 +115,13 @@ def serve() -> None:
 
 
 async def _serve_async(
-    frames: Channel, word: Array[Any], ends: Ends, loader: Loader, client: WorkerClient, reporter: FrameReporter, send: _Redirect
+    frames: Channel,
+    word: Array[Any],
+    ends: Ends,
+    loader: Loader,
+    client: WorkerClient,
+    reporter: FrameReporter,
+    send: _Redirect,
 ) -> None:
     loop = asyncio.get_running_loop()
     thread = threading.get_ident()

@@ -19,7 +19,7 @@ from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import ClaimedJob, JobEnd, JobRecord
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
-from sidequest.wire.frames import Kind, Splitter, pack_json
+from sidequest.wire.frames import Kind, Splitter, pack, pack_json
 from sidequest.wire.messages import End, pack_ids, pack_progress, pack_started, read_halt, read_next, read_run
 from sidequest.wire.unsent import left_in, make_memory
 from sidequest.worker.ends import Ends
@@ -284,6 +284,15 @@ class FakeLink:
         """Jobs end, and the engine is not told."""
         for id in ids:
             self._ends.put(End(id, outcome, 1, 1 + took_us))
+
+    def tell_and_die(self, exitcode: int) -> None:
+        """The worker is killed when it has sent its ends, and not yet noted that it has."""
+        left = left_in(self._memory)
+        self.say(pack(Kind.ENDS, left))
+        self.die(exitcode)
+
+    def scribble(self) -> None:
+        self._memory[:] = b"\x01" * len(self._memory)
 
     def started(self, id: int, us: int) -> None:
         self.say(pack_started([(id, us)]))

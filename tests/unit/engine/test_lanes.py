@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from sidequest.engine.crew import CLOSE_WAIT, SHUNNED_FOR, START_WAITS
-from sidequest.engine.lanes import CROWDED, START_FAILED_WAIT
+from sidequest.engine.lanes import CROWDED, LATE, START_FAILED_WAIT
 from sidequest.jobs.outcome import (
     Completed,
     Crashed,
@@ -23,7 +23,7 @@ from sidequest.jobs.outcome import (
 )
 from sidequest.jobs.record import Progress
 from sidequest.wire.frames import Kind, pack, pack_json, read_json
-from sidequest.wire.messages import StopReason, pack_spoiled
+from sidequest.wire.messages import StopReason, pack_spoiled, read_next
 from tests.unit.engine.fakes import claimed
 from tests.unit.engine.virtual_time import epoch_us, settle
 from tests.unit.engine.workshop import workshop
@@ -231,7 +231,7 @@ async def test_only_so_many_short_jobs_queue_that_the_last_one_starts_soon() -> 
     async with workshop(max_workers=1) as shop:
         await shop.teach_short()  # 1 ms each
         await shop.accept(*range(1, 21), name="sync")
-        assert shop.ran == [[1, 2, 3, 4, 5]]
+        assert shop.ran == [[1, 2, 3, 4, 5, 6]]  # one runs, and five wait
 
 
 async def test_a_queue_in_a_lane_is_filled_up_when_half_empty() -> None:
@@ -242,7 +242,118 @@ async def test_a_queue_in_a_lane_is_filled_up_when_half_empty() -> None:
             await shop.end(0, id, took_us=1_000)
         before = shop.ran
         await shop.end(0, 3, took_us=1_000)
-        assert (before, shop.ran) == ([[1, 2, 3, 4, 5]], [[1, 2, 3, 4, 5, 6, 7, 8]])
+        assert (before, shop.ran) == ([[1, 2, 3, 4, 5, 6]], [[*range(1, 10)]])
+
+
+async def test_short_jobs_are_shared_out_among_the_lanes_where_they_may_wait() -> None:
+    async with workshop(warm=2, max_workers=2) as shop:
+        await shop.teach_short()
+        await shop.accept(*range(1, 7), name="sync")
+        assert shop.ran == [[1, 3, 4], [2, 5, 6]]
+
+
+async def test_short_async_jobs_wait_in_a_lane_without_taking_slots() -> None:
+    async with workshop(concurrency=2) as shop:
+        await shop.teach_short("async")
+        await shop.accept(1, 2, 3, 4)
+        load = shop.lanes.loads["mail"]
+        assert (shop.links[0].runs[-2:], load.running, load.backlog) == ([[1, 2], [3, 4]], 2, 0)
+
+
+async def test_the_slot_of_a_job_that_ends_passes_to_one_that_waits_behind_it() -> None:
+    async with workshop(concurrency=2) as shop:
+        await shop.teach_short("async")
+        await shop.accept(1, 2, 3)
+        running: list[int] = []
+        for id in (1, 2, 3):
+            await shop.end(0, id)
+            running.append(shop.lanes.loads["mail"].running)
+        assert running == [2, 1, 0]
+
+
+async def test_what_comes_behind_others_says_of_how_many_ends_the_engine_knew() -> None:
+    async with workshop(concurrency=1) as shop:
+        await shop.teach_short("async")
+        await shop.accept(1, 2)
+        assert [read_next(payload)[0] for kind, payload in shop.links[0].frames if kind is Kind.NEXT] == [1]
+
+
+async def test_no_async_jobs_wait_behind_a_long_one() -> None:
+    async with workshop(concurrency=1) as shop:
+        await shop.teach_short("async")
+        await shop.accept(1, name="other async")
+        await shop.accept(2)
+        assert shop.ran == [[1]]
+
+
+async def test_an_isolated_job_waits_behind_nobody() -> None:
+    async with workshop(concurrency=1, max_workers=2) as shop:
+        await shop.teach_short("async")
+        await shop.accept(1)
+        await shop.accept(2, isolated=True)
+        assert shop.ran[0] == [1]
+
+
+async def test_async_jobs_that_wait_where_nothing_ends_are_recalled() -> None:
+    async with workshop(concurrency=1) as shop:
+        await shop.teach_short("async")
+        await shop.accept(1, 2)
+        await shop.look(5)
+        assert shop.links[0].told(Kind.RECALL) == 1
+
+
+async def test_those_that_come_back_leave_the_slots_to_those_that_run() -> None:
+    async with workshop(concurrency=1) as shop:
+        await shop.teach_short("async")
+        await shop.accept(1, 2)
+        shop.lanes.recall_all()
+        shop.links[0].returned(2)
+        assert (shop.lanes.loads["mail"].running, shop.ran) == (1, [[1, 2, 2]])
+
+
+# Ends that a worker has not sent
+
+
+async def test_what_had_ended_in_a_worker_that_died_has_ended() -> None:
+    async with workshop(max_workers=1) as shop:
+        await shop.teach_short()
+        await shop.accept(1, 2, 3, name="sync")
+        shop.links[0].keep(1, 2)
+        shop.links[0].word = (3, epoch_us())
+        shop.links[0].die(1)
+        await settle()
+        assert kinds(shop.ended) == {1: Completed, 2: Completed, 3: Crashed}
+
+
+async def test_an_end_that_was_sent_and_still_lies_there_counts_once() -> None:
+    async with workshop(max_workers=1) as shop:
+        await shop.teach_short()
+        await shop.accept(1, 2, name="sync")
+        shop.links[0].keep(1)
+        shop.links[0].tell_and_die(1)
+        await settle()
+        assert kinds(shop.ended)[1] is Completed  # FakeFloor refuses a second end
+
+
+async def test_an_end_that_a_longer_job_keeps_back_is_taken_soon() -> None:
+    async with workshop(max_workers=1) as shop:
+        await shop.teach_short()
+        await shop.accept(1, 2, name="sync")
+        shop.links[0].keep(1)
+        await anyio.sleep(2.5 * LATE)
+        before = kinds(shop.ended)
+        await shop.end(0, 2)  # its message holds the first end again
+        assert (before, kinds(shop.ended)) == ({1: Completed}, {1: Completed, 2: Completed})
+
+
+async def test_what_is_written_over_the_ends_of_a_dead_worker_counts_for_nothing() -> None:
+    async with workshop(max_workers=1) as shop:
+        await shop.accept(1, name="sync")
+        shop.links[0].scribble()
+        shop.links[0].word = (1, epoch_us())
+        shop.links[0].die(1)
+        await settle()
+        assert kinds(shop.ended) == {1: Crashed}
 
 
 async def test_jobs_whose_length_is_unknown_do_not_queue() -> None:

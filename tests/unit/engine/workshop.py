@@ -17,7 +17,7 @@ from sidequest.jobs.outcome import Outcome
 from tests.unit.engine.fakes import FakeFloor, FakeLink, claimed
 from tests.unit.engine.virtual_time import settle
 
-KINDS = {"sync": False, "async": True}
+KINDS = {"sync": False, "async": True, "other async": True}
 """The jobs that the workers know."""
 DEFAULTS: dict[str, Any] = {"min_workers": 1, "max_workers": 4, "worker_idle_timeout": timedelta(days=1)}
 
