@@ -268,6 +268,8 @@ def _read(text: str, classes: Classes, *, strict: bool) -> Any:
         return value
 
     try:
+        if TAG not in text and "\\" not in text:
+            return json.loads(text)  # plain data, as most is
         return json.loads(text, object_hook=untag)
     except NotSerializable:
         raise

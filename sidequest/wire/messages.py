@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import IntEnum, StrEnum
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from sidequest.jobs.outcome import (
@@ -122,16 +123,14 @@ def _jobs(jobs: Iterable[ClaimedJob]) -> bytes:
 
 def read_run(payload: bytes) -> list[Attempt]:
     attempts: list[Attempt] = []
-    at = 0
+    at, size = 0, len(payload)
     with _reading("jobs", payload):
-        while at < len(payload):
+        while at < size:
             id, attempt, max_attempts, timeout, enqueued_us, *lengths = _RUN.unpack_from(payload, at)
-            at += _RUN.size
-            texts: list[str] = []
-            for length in lengths:
-                texts.append(payload[at : at + length].decode() if length else "")
-                at += length
+            cuts = list(accumulate(lengths, initial=at + _RUN.size))
+            at = cuts[-1]
             _must_hold(payload, at)
+            texts = [payload[start:end].decode() for start, end in pairwise(cuts)]
             attempts.append(Attempt(id, attempt, max_attempts, None if timeout < 0 else timeout, enqueued_us, *texts))
     return attempts
 
