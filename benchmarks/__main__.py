@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import drains, idle, jobs, latency, versus
+from benchmarks import drains, enqueues, idle, jobs, latency, versus
 from benchmarks.bridge import bridge
 from benchmarks.databases import NAMES, Place, places
 from benchmarks.figures import Collected, Figures
@@ -34,6 +34,7 @@ def workloads(count: int, rows: int, rounds: int) -> Sequence[Workload]:
         Workload("pipeline against the prototype", lambda url: versus.pipeline(url, rows, rounds), 1),
         Workload("one job against the prototype", lambda url: versus.one_at_a_time(url, min(rows, 20_000), rounds), 1),
         Workload("inserts against the prototype", lambda url: versus.inserts(url, rounds), 1),
+        Workload("enqueues against the driver", lambda url: enqueues.enqueues(url, rounds), 1),
         Workload("idle engine", lambda url: idle.idle(url, rows), 1),
         Workload("latency, own engine", lambda url: latency.from_owner(url, jobs.async_started_at, 200), rounds),
         Workload("latency, another process", lambda url: latency.from_another_process(url, 200), rounds),

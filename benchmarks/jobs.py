@@ -18,6 +18,11 @@ async def async_noop() -> None:
 
 
 @job
+async def mail(user: int, template: str, language: str) -> None:
+    """Arguments as apps have them."""
+
+
+@job
 def started_at() -> int:
     """Nanoseconds of the clock that all processes of this host share."""
     return time.monotonic_ns()

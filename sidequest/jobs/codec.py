@@ -27,6 +27,7 @@ from uuid import UUID
 from sidequest.errors import NotSerializable, TooLarge
 
 TAG = "$type"
+QUOTED_TAG = f'"{TAG}"'
 VALUE = "value"
 LIMIT = 1024 * 1024
 DEPTH = 100
@@ -36,6 +37,8 @@ Classes = Mapping[str, type]
 """The classes that a job's annotations name, by the tag that stands for each."""
 
 NO_CLASSES: Classes = {}
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+"""`json.dumps` would make one each time."""
 
 
 def dump(value: object, what: str, classes: Classes = NO_CLASSES, limit: int = LIMIT) -> str:
@@ -48,15 +51,15 @@ def dump(value: object, what: str, classes: Classes = NO_CLASSES, limit: int = L
         plain = _encode(value, classes, 0)
     except _Refused as refused:
         raise NotSerializable(f"{what} cannot be stored: {refused.path} {refused.reason}") from None
-    return fit(json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")), what, limit)
+    return fit(str(plain) if type(plain) is int else _encoder.encode(plain), what, limit)
 
 
 def join(pairs: Sequence[tuple[str, str]]) -> str:
     """The JSON text of a mapping, from the JSON texts of its keys (strings) and values."""
-    if any(key == f'"{TAG}"' for key, _ in pairs):
+    if QUOTED_TAG in dict(pairs):
         listed = ",".join(f"[{key},{value}]" for key, value in pairs)
         return f'{{"{TAG}":"dict","{VALUE}":[{listed}]}}'
-    return "{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}"
+    return "{" + ",".join([f"{key}:{value}" for key, value in pairs]) + "}"
 
 
 def fit(text: str, what: str, limit: int = LIMIT) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from itertools import count
 from typing import Any
 
 from sidequest.errors import ConfigError
 from sidequest.jobs import codec
 from sidequest.jobs.naming import stable_module
+from sidequest.jobs.parameters import Parameters
 
 
 class Definition:
@@ -82,6 +82,16 @@ class Definition:
     def result_classes(self) -> codec.Classes:
         return codec.classes_in(codec.hints_of(self.run).get("return"))
 
+    @cached_property
+    def _parameters(self) -> Parameters:
+        return Parameters(self.signature, self.name)
+
+    @cached_property
+    def _init_parameters(self) -> Parameters | None:
+        if self.init_signature is None:
+            return None
+        return Parameters(self.init_signature, f"{self.target.__qualname__}()")
+
     def dump_arguments(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], init: tuple[tuple[Any, ...], Mapping[str, Any]] = ((), {})
     ) -> str:
@@ -91,34 +101,13 @@ class Definition:
         argument and path) and TooLarge.
         """
         parts: list[str] = []
-        if self.init_signature is not None:
-            inner = self._dump_call(self.init_signature, f"{self.target.__qualname__}()", *init)
+        if self._init_parameters is not None:
+            inner = self._init_parameters.dump(*init, self.argument_classes)
             parts += [f'"init":{{{inner}}}'] if inner else []
         elif init[0] or init[1]:
             raise TypeError(f"{self.target.__qualname__}() takes no arguments")
-        parts += filter(None, [self._dump_call(self.signature, self.name, args, kwargs)])
+        parts += filter(None, [self._parameters.dump(args, kwargs, self.argument_classes)])
         return codec.fit(f"{{{','.join(parts)}}}", f"the arguments of {self.name}")
-
-    def _dump_call(self, signature: inspect.Signature, what: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        try:
-            signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{what}: {error}; it takes {signature}") from None
-        classes = self.argument_classes
-        positional = [
-            codec.dump(value, f"argument {word!r} of {what}", classes)
-            for word, value in zip(_positions(signature), args, strict=False)
-        ]
-        keywords = [
-            (codec.dump(word, what), codec.dump(value, f"argument {word!r} of {what}", classes))
-            for word, value in kwargs.items()
-        ]
-        parts: list[str] = []
-        if positional:
-            parts.append(f'"args":[{",".join(positional)}]')
-        if keywords:
-            parts.append(f'"kwargs":{codec.join(keywords)}')
-        return ",".join(parts)
 
 
 class Registry:
@@ -168,14 +157,6 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
 
 def _origin(definition: Definition) -> tuple[str, str]:
     return (definition.module or "__main__", definition.target.__qualname__)
-
-
-def _positions(signature: inspect.Signature) -> Iterator[str]:
-    """A word for each positional argument, for error messages: its parameter's name."""
-    for parameter in signature.parameters.values():
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            yield from (f"*{parameter.name}[{n}]" for n in count())
-        yield parameter.name
 
 
 def load_arguments(definition: Definition, text: str) -> dict[str, Any]:
