@@ -103,12 +103,11 @@ class Outbox:
 
     def put(self, ends: Sequence[Entry]) -> None:
         """These attempts are over; what a job reported last goes with its end, which leaves no lease to report under."""
-        for entry in ends:
-            id = entry.job.id
+        for end in ends:
+            id = end.job.id
             if self._starts:
                 self._starts.pop(id, None)
-            if self._progress and id in self._progress:
-                entry = _with_progress(entry, *self._progress.pop(id))
+            entry = _with_progress(end, *self._progress.pop(id)) if id in self._progress else end
             self._entries.append(entry)
             self._bytes += entry.size
         if ends:

@@ -199,6 +199,11 @@ def detach(client: Client) -> None:
         _running.remove(client)
 
 
+def choose(client: Client) -> None:
+    """From here on in this context (of a task, say) `job.enqueue()` means this client."""
+    _chosen.set(client)
+
+
 @contextmanager
 def using(client: Client) -> Generator[None, None, None]:
     """Inside the block (and the tasks started there) `job.enqueue()` means this client."""

@@ -83,11 +83,11 @@ class Definition:
         return codec.classes_in(codec.hints_of(self.run).get("return"))
 
     @cached_property
-    def _parameters(self) -> Parameters:
+    def parameters(self) -> Parameters:
         return Parameters(self.signature, self.name)
 
     @cached_property
-    def _init_parameters(self) -> Parameters | None:
+    def init_parameters(self) -> Parameters | None:
         if self.init_signature is None:
             return None
         return Parameters(self.init_signature, f"{self.target.__qualname__}()")
@@ -101,12 +101,12 @@ class Definition:
         argument and path) and TooLarge.
         """
         parts: list[str] = []
-        if self._init_parameters is not None:
-            inner = self._init_parameters.dump(*init, self.argument_classes)
+        if self.init_parameters is not None:
+            inner = self.init_parameters.dump(*init, self.argument_classes)
             parts += [f'"init":{{{inner}}}'] if inner else []
         elif init[0] or init[1]:
             raise TypeError(f"{self.target.__qualname__}() takes no arguments")
-        parts += filter(None, [self._parameters.dump(args, kwargs, self.argument_classes)])
+        parts += filter(None, [self.parameters.dump(args, kwargs, self.argument_classes)])
         return codec.fit(f"{{{','.join(parts)}}}", f"the arguments of {self.name}")
 
 

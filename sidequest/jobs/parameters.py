@@ -41,8 +41,7 @@ class Parameters:
 
         Raises TypeError for arguments that do not fit, NotSerializable (naming argument and path), TooLarge.
         """
-        if not self._surely_takes(args, kwargs):
-            self._refuse_unless_bound(args, kwargs)
+        self.check(args, kwargs)
         parts: list[str] = []
         if args:
             words = map(self._word_of, _positions(self._signature))
@@ -54,14 +53,19 @@ class Parameters:
             parts.append(f'"kwargs":{codec.join(pairs)}')
         return ",".join(parts)
 
-    def _surely_takes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise TypeError unless these arguments fit."""
+        if not self._surely_takes(args, kwargs):
+            self._refuse_unless_bound(args, kwargs)
+
+    def _surely_takes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether the arguments fit, as far as that can be told ten times faster than `bind` tells it."""
         if len(args) >= len(self._keywords):
             return False
         allowed, needed = self._keywords[len(args)]
         return allowed.issuperset(kwargs) and needed.issubset(kwargs)
 
-    def _refuse_unless_bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _refuse_unless_bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sidequest import failpoints
 from sidequest.clock import epoch_us
-from sidequest.jobs.client import Client, using
+from sidequest.jobs.client import Client, choose
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Errored, JobError, Outcome
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json, read_json
@@ -84,8 +84,7 @@ class AsyncHost:
         """A frame from the engine."""
         match kind:
             case Kind.RUN:
-                for attempt in read_run(payload):
-                    self._start(attempt)
+                self._start_all(read_run(payload))
             case Kind.HALT:
                 self._stop(*read_halt(payload))
             case Kind.NEXT:
@@ -96,12 +95,9 @@ class AsyncHost:
                 assert isinstance(self._client, WorkerClient)  # nobody else asks by frames
                 self._client.answer(payload)
             case Kind.SHUTTING_DOWN:
-                self._shutting_down = True
-                for run in self._running.values():
-                    run.announce_shutdown()
+                self._announce_shutdown()
             case Kind.STACK:
-                for id in read_ids(payload):
-                    self._send(pack_json(Kind.STACK_SEEN, {"id": id, "stack": self._stack(id)}))
+                self._tell_stacks(read_ids(payload))
             case Kind.MODULES:
                 self._loader.extend(**read_json(payload))
                 self._send(self._loader.catalogue(Kind.CATALOGUE))
@@ -109,6 +105,10 @@ class AsyncHost:
                 self.closed.set()
             case _:
                 pass
+
+    def _start_all(self, attempts: Iterable[Attempt]) -> None:
+        for attempt in attempts:
+            self._start(attempt)
 
     def _start(self, attempt: Attempt) -> None:
         self._running[attempt.id] = _Run(self._loop.create_task(self._attempt(attempt)))
@@ -171,19 +171,25 @@ class AsyncHost:
             return prepared.raised(asyncio.CancelledError())
         if attempt.timeout_ms is not None:
             run.timer = self._loop.call_later(attempt.timeout_ms / 1000, self._stop, attempt.id, StopReason.TIMEOUT)
+        choose(self._client)  # an inline engine may be one of several in this process
         try:
-            with using(self._client):  # an inline engine may be one of several in this process
-                value = await self._call(prepared)
+            if not prepared.definition.is_async:
+                value = await asyncio.to_thread(run.in_thread, prepared.run)
+            else:
+                run.coroutine = coroutine = prepared.run()
+                value = await (coroutine if self._word is None else _Stepped(coroutine, self._word, attempt.id, self._steps))
         except BaseException as error:
             return prepared.raised(error)
         return prepared.ended(value)
 
-    async def _call(self, call: Call) -> Any:
-        run = self._running[call.attempt.id]
-        if not call.definition.is_async:
-            return await asyncio.to_thread(run.in_thread, call.run)
-        run.coroutine = coroutine = call.run()
-        return await (coroutine if self._word is None else _Stepped(coroutine, self._word, call.attempt.id, self._steps))
+    def _announce_shutdown(self) -> None:
+        self._shutting_down = True
+        for run in self._running.values():
+            run.announce_shutdown()
+
+    def _tell_stacks(self, ids: Iterable[int]) -> None:
+        for id in ids:
+            self._send(pack_json(Kind.STACK_SEEN, {"id": id, "stack": self._stack(id)}))
 
     def _stack(self, id: int) -> str:
         run = self._running.get(id)

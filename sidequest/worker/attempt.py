@@ -150,14 +150,14 @@ def _bind(definition: Definition, context: JobContext, text: str) -> Callable[[]
     """User code ready to be called, its arguments checked against the signature it has today."""
     stored = load_arguments(definition, text)
     args, kwargs = stored.get("args", ()), stored.get("kwargs", {})
-    definition.signature.bind(*args, **kwargs)
+    definition.parameters.check(args, kwargs)
     if not definition.is_class:
         first = (context,) if definition.takes_context else ()
         return lambda: definition.run(*first, *args, **kwargs)
     init = stored.get("init", {})
     init_args, init_kwargs = init.get("args", ()), init.get("kwargs", {})
-    if definition.init_signature is not None:
-        definition.init_signature.bind(*init_args, **init_kwargs)
+    if definition.init_parameters is not None:
+        definition.init_parameters.check(init_args, init_kwargs)
 
     def run() -> Any:
         instance = definition.target(*init_args, **init_kwargs)

@@ -343,13 +343,15 @@ def test_a_class_job_without_a_constructor_runs() -> None:
 def test_arguments_are_checked_before_user_code_runs() -> None:
     outcome = prepared("adds", '{"args":[1,2,3]}')
     assert isinstance(outcome, Errored)
-    assert told(outcome) == ("import", "TypeError", "too many positional arguments")
+    message = f"{__name__}:adds: too many positional arguments; it takes (a: 'int', b: 'int' = 1) -> 'int'"
+    assert told(outcome) == ("import", "TypeError", message)
 
 
 def test_the_arguments_of_a_constructor_are_checked_as_well() -> None:
     outcome = prepared("Tenant", "{}")
     assert isinstance(outcome, Errored)
-    assert told(outcome) == ("import", "TypeError", "missing a required argument: 'name'")
+    message = "Tenant(): missing a required argument: 'name'; it takes (name: 'str') -> 'None'"
+    assert told(outcome) == ("import", "TypeError", message)
 
 
 UNREADABLE = ["", "{", "[]", "1", '"x"', '{"kwargs":[]}', '{"kwargs":{"c":1}}', '{"args":5}', '{"args":[1]', "[" * 100_000]
