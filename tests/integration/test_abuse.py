@@ -83,13 +83,20 @@ def error(type: str, message: str, kind: str = "error") -> tuple[State, int, int
         (jobs.aborts.call(), crash(KILLED.format("SIGABRT"))),
         (jobs.kills_itself.call(), crash(KILLED.format("SIGKILL, which nobody here sent: probably out of memory"))),
         (jobs.kills_its_group.call(), crash(KILLED.format("SIGKILL, which nobody here sent: probably out of memory"))),
-        (jobs.closes_everything.call(), crash(EXITED.format(0))),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
 async def test_the_end_of_its_process_is_the_jobs_own(sq: Sidequest, call: object, told: object) -> None:
     async with neighbours(sq):
         assert await verdict(await sq.enqueue(call)) == told  # type: ignore[arg-type]
+
+
+async def test_a_job_that_cuts_off_its_worker_and_returns_has_ended_in_either_way(sq: Sidequest) -> None:
+    """Its worker ends as soon as it notices; whether that is before or after the job's end is noted is a race."""
+    async with neighbours(sq):
+        handle = await sq.enqueue(jobs.closes_everything.call())
+        if await handle.wait(timeout=20) is not State.COMPLETED:
+            assert await verdict(handle) == crash(EXITED.format(0))
 
 
 @pytest.mark.parametrize("call", [jobs.exits_at_once_async.call(0), jobs.closes_everything_async.call()])

@@ -241,7 +241,8 @@ async def test_a_job_that_no_worker_knows_waits_for_a_deploy(sq: Sidequest) -> N
 async def test_arguments_that_no_longer_fit_are_an_error_of_the_attempt(sq: Sidequest) -> None:
     [id] = await sq._insert([NewJob(jobs.add.name, '{"args":[1,2,3]}', max_attempts=1)])
     error = await failure(sq.handle(id))
-    assert (error.error_type, error.error_message) == ("TypeError", "too many positional arguments")
+    message = f"{jobs.add.name}: too many positional arguments; it takes (a: 'int', b: 'int') -> 'int'"
+    assert (error.error_type, error.error_message) == ("TypeError", message)
 
 
 async def test_a_row_cannot_choose_what_code_runs(sq: Sidequest) -> None:
