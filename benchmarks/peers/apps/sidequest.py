@@ -8,22 +8,23 @@ from contextlib import asynccontextmanager
 
 from benchmarks.peers import bodies
 from sidequest import Sidequest, job
+from sidequest.config import QueueSettings
 from sidequest.jobs.job import JobDef
 
 JOBS: dict[str, JobDef[[int], None]] = {
     kind: job(name=kind)(body) for kind, body in {**bodies.ASYNC, **bodies.SYNC}.items()  # type: ignore[arg-type]
 }
-MODULE = "benchmarks.peers.apps.sidequest"
 
 
-def app(**settings: object) -> Sidequest:
-    if concurrency := os.environ.get("BENCH_CONCURRENCY"):
-        settings["queues"] = {"default": {"concurrency": int(concurrency)}}
-    return Sidequest(os.environ["BENCH_URL"], engine="off", **settings)  # type: ignore[arg-type]
+def app() -> Sidequest:
+    """The first enqueue creates the queue with the concurrency of this mode."""
+    concurrency = os.environ.get("BENCH_CONCURRENCY")
+    defaults: QueueSettings = {"concurrency": int(concurrency)} if concurrency else {}
+    return Sidequest(os.environ["BENCH_URL"], engine="off", queue_defaults=defaults)
 
 
 async def prepare() -> None:
-    """The tables, and the queue's settings, which stay."""
+    """The tables."""
     async with app():
         pass
 
