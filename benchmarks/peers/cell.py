@@ -119,21 +119,21 @@ class Cell:
         return began
 
     def await_marks(self, count: int, within: float, boot: float = BOOT) -> bool:
-        """Whether there are so many marks before `within` seconds have passed since the first one.
+        """Whether there are so many marks before `within` seconds have passed since the first new one.
 
         Raises CellFailed when there is none within `boot` seconds, or when all workers have ended.
         """
         begin = time.monotonic()
-        first = 0.0
+        before, first = marks.count(self.marks), 0.0
         while (found := marks.count(self.marks)) < count:
             now = time.monotonic()
-            if found and not first:
+            if found > before and not first:
                 first = now
-            if not found and now - begin > boot:
+            if not first and now - begin > boot:
                 raise CellFailed(f"no job began within {boot:g} s; its workers say: {self.processes.last_words()}")
             if first and now - first > within:
                 return False
-            if self.processes.ended() and self.processes.ended() == len(self.contestant.mode.workers):
+            if self.processes.all_ended():
                 raise CellFailed(f"its workers ended: {self.processes.last_words()}")
             time.sleep(LOOK)
         return True

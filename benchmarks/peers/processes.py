@@ -39,9 +39,12 @@ class Processes:
         self._watcher.watch(process, signal.SIGTERM)
         self._running.append((process, command, environment))
 
-    def ended(self) -> int:
-        """How many of them have ended by themselves."""
-        return sum(process.poll() is not None for process, _, _ in self._running)
+    def any_ended(self) -> bool:
+        """Whether one of them has ended by itself."""
+        return any(process.poll() is not None for process, _, _ in self._running)
+
+    def all_ended(self) -> bool:
+        return all(process.poll() is not None for process, _, _ in self._running)
 
     def restart_ended(self) -> None:
         """What a supervisor does."""

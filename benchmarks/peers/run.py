@@ -22,13 +22,13 @@ from benchmarks.peers.cell import Cell, CellFailed
 from benchmarks.peers.contestants import Contestant, System
 from benchmarks.peers.results import Results, show
 from benchmarks.peers.stores import Store, stores
-from benchmarks.peers.workloads import w1_enqueue, w2_bulk, w3_drain, w4_latency, w5_waiting
+from benchmarks.peers.workloads import scale, start, w1_enqueue, w2_bulk, w3_drain, w4_latency, w5_waiting, w6_cpu, w7_idle, w8_crash
 from benchmarks.peers.workloads.w3_drain import TooShort
 from benchmarks.peers.workloads.workload import Memory, Workload
 from tests.servers.process import Reaper
 
-OURS = ("sidequest",)
-"""Always there: the others are compared with them."""
+OURS = ("sidequest", "bare")
+"""Always there: ours, and the drivers without a queue; the others are compared with them."""
 PEERS = ("pgqueuer", "procrastinate", "huey")
 WORKLOADS: Sequence[Workload] = (
     w1_enqueue.WORKLOAD,
@@ -36,6 +36,11 @@ WORKLOADS: Sequence[Workload] = (
     *w3_drain.WORKLOADS,
     w4_latency.WORKLOAD,
     *w5_waiting.WORKLOADS,
+    w6_cpu.WORKLOAD,
+    w7_idle.WORKLOAD,
+    w8_crash.WORKLOAD,
+    start.WORKLOAD,
+    *scale.WORKLOADS,
 )
 TRIES = 4
 """How often a drain may turn out too short before it is taken as it is."""
@@ -47,12 +52,14 @@ class Run:
     stores: Mapping[str, Store]
     watcher: Reaper
     results: Results
+    rows: int
+    """Finished rows of the workload that has a past."""
     memories: dict[tuple[str, str], Memory] = field(default_factory=dict[tuple[str, str], Memory])
 
     def measure(self, workload: Workload, contestant: Contestant, number: int) -> None:
         """Once; what goes wrong is noted, and the run goes on."""
         began = time.monotonic()
-        memory = self.memories.setdefault((workload.key, contestant.name), {})
+        memory = self.memories.setdefault((workload.key, contestant.name), {"rows": self.rows})
         try:
             values = self._measure(workload, contestant, memory)
         except Exception as error:  # whatever a peer, its client or its database raises: the others are still to be measured
@@ -82,7 +89,7 @@ def run(options: Namespace) -> None:
     environments = dict(_environments(systems, results))
     wanted = {database for system in systems for database in system.databases if database in _databases(system, options)}
     with closing(Reaper()) as watcher, stores(sorted(wanted), watcher, results.skip) as found:
-        running = Run(environments, found, watcher, results)
+        running = Run(environments, found, watcher, results, options.rows)
         contestants = [
             Contestant(system, database, mode)
             for system in systems
