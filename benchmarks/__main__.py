@@ -71,8 +71,7 @@ async def facts(where: Sequence[Place]) -> dict[str, dict[str, str]]:
     return found
 
 
-async def main() -> None:
-    options = _options()
+async def main(options: argparse.Namespace) -> None:
     collected, machine = Collected(), description()
     print(*(f"{name} {value}" for name, value in machine.items()), sep=", ")
     with places(options.databases, options.url) as where:
@@ -96,13 +95,18 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--databases", type=_names, help=f"start private servers: {', '.join(NAMES)}, or all (default sqlite)")
     parser.add_argument("--url", action="append", default=[], help="a server that runs; may be given more than once")
-    parser.add_argument("--rows", type=int, default=100_000, help="waiting jobs, and as many finished ones (default 100 000)")
+    parser.add_argument("--rows", type=int, help="waiting jobs, and as many finished ones (default 100 000; with --peers 1 000 000)")
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs per drain (default 20 000)")
     parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured (default 3)")
     parser.add_argument("--only", default="", help="run the workloads whose name contains this")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    peers = parser.add_argument_group("side by side with other systems")
+    peers.add_argument("--peers", nargs="?", const="all", help="Sidequest and these: names with commas between, or all")
+    peers.add_argument("--modes", type=lambda text: text.split(","), help="default, tuned, …; all of each system if not given")
+    peers.add_argument("--plot", type=Path, help="draw the medians to this SVG file")
     options = parser.parse_args()
-    if options.databases is None:
+    options.rows = options.rows or (100_000 if options.peers is None else 1_000_000)
+    if options.databases is None and options.peers is None:
         options.databases = () if options.url else ("sqlite",)
     return options
 
@@ -115,4 +119,10 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    chosen = _options()
+    if chosen.peers is None:
+        asyncio.run(main(chosen))
+    else:
+        from benchmarks.peers import run  # needs more than the others do
+
+        run.run(chosen)

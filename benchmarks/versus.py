@@ -58,14 +58,15 @@ async def pipeline(url: str, rows: int, rounds: int) -> Figures:
     figures: dict[str, list[float]] = {}
     async with rivals(url, rows) as both:
         for store in both:
-            await _claim_and_end(store, BATCHES[0], 2 * BATCHES[0])  # statements are prepared, pages are in memory
+            await claim_and_end(store, BATCHES[0], 2 * BATCHES[0])  # statements are prepared, pages are in memory
         for _ in range(rounds * TURNS):
             for batch in BATCHES:
-                await _compare(figures, f"by_{batch}", both, lambda store, batch=batch: _claim_and_end(store, batch, turn))
+                await _compare(figures, f"by_{batch}", both, lambda store, batch=batch: claim_and_end(store, batch, turn))
     return figures
 
 
-async def _claim_and_end(store: JobStore, batch: int, count: int) -> float:
+async def claim_and_end(store: JobStore, batch: int, count: int) -> float:
+    """Jobs per second; it is over after `count` of them, or after `LONGEST_TURN`."""
     claimed: asyncio.Queue[Sequence[Any]] = asyncio.Queue(AHEAD - 1)
     deadline = time.perf_counter() + LONGEST_TURN
     done = 0

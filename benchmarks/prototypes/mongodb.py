@@ -21,10 +21,12 @@ class MongoPrototype(Prototype):
         super().__init__(url)
         self._ids = counter(1)
 
-    async def open(self) -> None:
+    async def connect(self) -> None:
         self._client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(self.url)
         self._jobs = self._client.get_default_database()[TABLE]
         self._transactions = "setName" in await self._client.admin.command("hello")
+
+    async def create(self) -> None:
         await self._jobs.create_index([("queue", 1), *ORDER], partialFilterExpression={"state": 0}, name="claim")
         await self._jobs.create_index("unique_key", unique=True, partialFilterExpression={"unique_key": {"$type": "string"}})
 

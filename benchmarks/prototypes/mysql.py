@@ -56,9 +56,11 @@ class MysqlPrototype(Prototype):
         super().__init__(url)
         self._engine = uuid4().hex
 
-    async def open(self) -> None:
+    async def connect(self) -> None:
         self._claimer = await _connect(self.url)
         self._finisher = await _connect(self.url)
+
+    async def create(self) -> None:
         async with self._claimer.cursor() as cursor:
             await cursor.execute(SCHEMA)
 

@@ -63,9 +63,11 @@ class PostgresPrototype(Prototype):
         super().__init__(url)
         self._engine = uuid4()
 
-    async def open(self) -> None:
+    async def connect(self) -> None:
         self._claimer = await asyncpg.connect(self.url, server_settings={"jit": "off"})
         self._finisher = await asyncpg.connect(self.url, server_settings={"jit": "off"})
+
+    async def create(self) -> None:
         await self._claimer.execute(SCHEMA)
 
     async def fill(self, rows: int) -> None:

@@ -56,15 +56,17 @@ class SqlitePrototype(Prototype):
         self._thread = ThreadPoolExecutor(1)
         self._engine = uuid4().hex
 
-    async def open(self) -> None:
+    async def connect(self) -> None:
         await self._hop(self._open)
 
     def _open(self) -> None:
-        self._connection = self._connect("NORMAL")
-        self._connection.executescript(SCHEMA)
-        self._promising = self._connect("FULL")
+        self._connection = self._connection_to_file("NORMAL")
+        self._promising = self._connection_to_file("FULL")
 
-    def _connect(self, synchronous: str) -> sqlite3.Connection:
+    async def create(self) -> None:
+        await self._hop(lambda: self._connection.executescript(SCHEMA))
+
+    def _connection_to_file(self, synchronous: str) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=5, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")

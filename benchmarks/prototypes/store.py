@@ -69,6 +69,18 @@ class Prototype(JobStore):
     def __init__(self, url: str) -> None:
         self.url = url
 
+    async def open(self) -> None:
+        await self.connect()
+        await self.create()
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """To a table that is there already."""
+
+    @abstractmethod
+    async def create(self) -> None:
+        """The table."""
+
     @abstractmethod
     async def take_stock(self, table: str) -> None:
         """Let the server do now what it does by itself after a while: remove what is dead, and count the rest."""

@@ -1,0 +1,81 @@
+"""Sidequest's app."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+from benchmarks import history
+from benchmarks.peers import bodies, marks
+from benchmarks.prototypes import make_prototype
+from sidequest import Sidequest, job
+from sidequest.backends import make_backend
+from sidequest.config import QueueSettings
+from sidequest.jobs.job import JobDef
+
+JOBS: dict[str, JobDef[[int], None]] = {
+    kind: job(name=kind)(body) for kind, body in {**bodies.ASYNC, **bodies.SYNC}.items()  # type: ignore[arg-type]
+}
+WEEK = 7 * 24 * 3600
+LATER = 5_000
+"""Future jobs that are stored at a time."""
+
+
+def app() -> Sidequest:
+    """The first enqueue creates the queue with the concurrency of this mode."""
+    concurrency = os.environ.get("BENCH_CONCURRENCY")
+    defaults: QueueSettings = {"concurrency": int(concurrency)} if concurrency else {}
+    return Sidequest(os.environ["BENCH_URL"], engine="off", queue_defaults=defaults)
+
+
+async def prepare() -> None:
+    """The tables."""
+    async with app():
+        pass
+
+
+class Client:
+    def __init__(self, sq: Sidequest) -> None:
+        self._sq = sq
+
+    async def enqueue(self, kind: str, number: int) -> None:
+        await self._sq.enqueue(JOBS[kind].call(number))
+
+    async def enqueue_many(self, kind: str, numbers: Sequence[int]) -> None:
+        definition = JOBS[kind]
+        await self._sq.enqueue_many([definition.call(number) for number in numbers])
+
+
+@asynccontextmanager
+async def connect(callers: int) -> AsyncGenerator[Client, None]:
+    async with app() as sq:
+        yield Client(sq)
+
+
+async def start_up() -> float:
+    """Seconds from `async with` in an app, engine included, to the first line of its first job."""
+    skip = marks.count(os.environ[marks.VARIABLE])
+    began = time.monotonic_ns()
+    async with Sidequest(os.environ["BENCH_URL"]) as sq:
+        await (await sq.enqueue(JOBS["noop"].call(0))).wait()
+    [mark] = marks.read(os.environ[marks.VARIABLE], skip)
+    return (mark.began - began) / 1e9
+
+
+async def past(finished: str, later: str) -> None:
+    """A database that has run so many jobs, and has so many that are due in a week."""
+    url = os.environ["BENCH_URL"]
+    backend, prototype = make_backend(url, "engine"), make_prototype(url)
+    await backend.open()
+    await history.insert(backend, int(finished))
+    await history.run_all(backend)
+    await backend.close()
+    async with app() as sq:
+        for begin in range(0, int(later), LATER):
+            calls = [JOBS["noop"].options(delay=WEEK + n).call(n) for n in range(min(LATER, int(later) - begin))]
+            await sq.enqueue_many(calls)
+    await prototype.connect()
+    await prototype.take_stock("sidequest_jobs")
+    await prototype.close()

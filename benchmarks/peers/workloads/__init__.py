@@ -1,0 +1,1 @@
+"""HARNESS. What is measured, one module each; the same for all systems."""
