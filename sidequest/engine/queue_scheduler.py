@@ -17,6 +17,8 @@ PATIENCE = 10
 AHEAD = 0.02
 """Seconds of work to claim ahead of free slots, at the rate at which the queue's jobs end."""
 MOST_AHEAD = 256
+MOST_AT_ONCE = 500
+"""Jobs for free slots in one claim: from there on a bigger one is no cheaper, and keeps workers waiting for its first job."""
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ class QueueScheduler:
         `slots(queue)` is how many of its jobs could start at once as far as workers go.
         """
         active = [queue for queue in self._queues if not queue.paused and queue.name not in self._dry]
-        room = self._most - sum(load.running for load in loads.values())
+        room = min(MOST_AT_ONCE, self._most - sum(load.running for load in loads.values()))
         open_slots = {queue.name: _open_slots(queue, loads.get(queue.name), slots(queue.name)) for queue in active}
         rooms = self._share(active, open_slots, room)
         for queue in active:
