@@ -113,6 +113,13 @@ def sys_exit() -> None:
     sys.exit(3)
 
 
+@job(max_attempts=1)
+def mark_or_die(path: str, word: str) -> None:
+    if word == "die":
+        os._exit(3)
+    mark(path, word)
+
+
 @job
 def hard_exit(code: int = 1) -> None:
     os._exit(code)

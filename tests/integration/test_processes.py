@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,25 @@ from sidequest import BackendUnavailable, ConfigError, EngineStartError, JobFail
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import engine_pid, eventually, in_state, marked_processes
+
+
+async def test_what_had_ended_in_a_worker_does_not_run_again_when_that_worker_dies(start: StartSidequest, tmp_path: Path) -> None:
+    """Short jobs follow each other in one worker, which tells of their ends now and then; each of five kills it."""
+    log = tmp_path / "log"
+    sq = await start(max_workers=1)
+
+    async def run(*words: str) -> None:
+        for handle in await sq.enqueue_many([jobs.mark_or_die.call(str(log), word) for word in words]):
+            await handle.wait(timeout=30)
+
+    for _ in range(4):  # it gets known that they are short
+        await run(*(["short"] * 40))
+    words = [str(n) for n in range(200)]
+    for at in (180, 140, 90, 60, 7):
+        words.insert(at, "die")
+    await run(*words)
+    marked = Counter(log.read_text().split())
+    assert marked == Counter({"short": 160} | {str(n): 1 for n in range(200)})
 
 
 async def test_kill_9_of_the_app_leaves_no_process_and_loses_no_job(url: str, mark: str, tmp_path: Path) -> None:
