@@ -86,7 +86,7 @@ class Plan:
         """The plan in words, before it begins."""
         megabytes = max(1, round(len(self.names) * self.jobs * JOB_BYTES / 1e6))
         return [
-            f"bench works in {DatabaseURL.parse(self.url).shown}, in {self.where.describe(self.name)}, and removes them again",
+            f"bench works in {DatabaseURL.parse(self.url).shown}, in {self.where.describe(self.name)}, and removes what it made",
             "your own tables and jobs are neither read nor changed",
             f"{len(self.names)} measurements of about {self.seconds:g} s and at most {self.jobs:,} jobs each keep the database "
             f"busy meanwhile, and take up to {megabytes:,} MB",
