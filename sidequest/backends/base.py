@@ -172,6 +172,30 @@ class Backend(ABC):
         """Raise SchemaMismatch, with the command to run, unless the schema is exactly ours."""
 
     @abstractmethod
+    async def drop_tables(self) -> None:
+        """Remove our tables (collections) with all that is in them, and nothing else; no error when there are none.
+
+        For when nobody else works with them any more. One that was broken off can be done again, and so can `migrate`.
+        """
+
+    @abstractmethod
+    async def table_names(self, beginning: str) -> Sequence[str]:
+        """The names of all tables (collections), whoever made them, in the place of ours, that begin so; in order."""
+
+    # The server
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Ask the server for nothing: how long that takes is the way there and back."""
+
+    @abstractmethod
+    async def facts(self) -> Mapping[str, str]:
+        """The server's `version`, and its settings that decide how safely and how fast it stores, by their own names.
+
+        What it does not tell is left out.
+        """
+
+    @abstractmethod
     def now(self) -> datetime:
         """The database's clock, as far as this process knows it (`server_time` tells how)."""
 

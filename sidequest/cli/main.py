@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import sidequest
-from sidequest.cli import engine, engines, jobs, migrate, queues
+from sidequest.cli import bench, engine, engines, jobs, migrate, queues
 from sidequest.cli.arguments import Parser
 from sidequest.cli.failures import DONE, FAILED, INTERRUPTED, WRONG_USE, Failed, WrongUse, one_line
 from sidequest.cli.output import drop_output
@@ -36,7 +36,7 @@ def parser() -> Parser:
     top = Parser(prog="sidequest", description="Background jobs in the database that you already run.")
     top.add_argument("--version", action="version", version=f"sidequest {sidequest.__version__}")
     commands = top.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    for module in (engine, engines, migrate, jobs, queues):
+    for module in (engine, engines, migrate, jobs, queues, bench):
         module.add(commands)
     return top
 

@@ -481,4 +481,23 @@ MUTANTS: Sequence[Mutant] = (
         after="        return",
         seen_by="test_migrations.py::test_a_step_that_fails_leaves_nothing_of_itself",
     ),
+    # The collections as a whole
+    backend(
+        name="the ids in hand outlive their counter when collections are dropped",
+        before="            self._inserts = Inserts(self._time)  # the ids",
+        after="            _ = Inserts(self._time)  # the ids",
+        seen_by="test_tables.py::test_dropped_tables_are_gone_and_can_be_made_again",
+    ),
+    backend(
+        name="dropped collections are made anew by the next insert, without their indexes",
+        before="            self._schema_seen = False\n\n            def drop()",
+        after="            def drop()",
+        seen_by="test_tables.py::test_dropped_tables_are_gone_and_can_be_made_again",
+    ),
+    steps(
+        name="a drop leaves the counter of ids",
+        before="database.engines, database.counters, database.signals",
+        after="database.engines, database.signals",
+        seen_by="test_tables.py::test_dropped_tables_are_gone_and_can_be_made_again",
+    ),
 )

@@ -488,4 +488,17 @@ MUTANTS: Sequence[Mutant] = (
         after="newer=()",
         seen_by="test_migrations.py::test_tables_of_a_newer_sidequest_that_this_one_knows_enough_of_are_accepted",
     ),
+    # The tables as a whole
+    statements(
+        name="a drop leaves the notes of the schema steps",
+        before="for table in (self.steps, self.jobs, self.queues, self.engines):",
+        after="for table in (self.jobs, self.queues, self.engines):",
+        seen_by="test_tables.py::test_dropped_tables_are_gone_and_can_be_made_again",
+    ),
+    statements(
+        name="queues are known that were dropped with their table",
+        before="await self.transact(self._drop_all)\n        self._known_queues.clear()",
+        after="await self.transact(self._drop_all)",
+        seen_by="test_tables.py::test_dropped_tables_are_gone_and_can_be_made_again",
+    ),
 )

@@ -241,10 +241,35 @@ class MongoBackend(Backend):
         refuse_unfit(await self.migration_status(), self.url.shown)
         self._schema_seen = True
 
+    async def drop_tables(self) -> None:
+        async with self._working(on_collections=False) as database:
+            self._schema_seen = False
+
+            def drop() -> Awaitable[None]:
+                return database.within(mongo_schema.MIGRATION_TIMEOUT, lambda: mongo_schema.drop(database))
+
+            await to_the_end(persist(drop, PATIENCE))
+            self._inserts = Inserts(self._time)  # the ids that it has in hand, and the queues that it knows, are gone too
+
+    async def table_names(self, beginning: str) -> Sequence[str]:
+        async with self._working(on_collections=False) as database:
+            names = await database.within(None, database.names)
+        return sorted(name for name in names if name.startswith(beginning))
+
     async def _see_schema(self, database: MongoDatabase) -> None:
         """MongoDB would make a collection that is not there, without its indexes. Raises SchemaMismatch."""
         refuse_unfit(await database.within(None, lambda: mongo_schema.status(database)), self.url.shown)
         self._schema_seen = True
+
+    # The server
+
+    async def ping(self) -> None:
+        async with self._working(on_collections=False) as database:
+            await database.within(None, database.ping)
+
+    async def facts(self) -> Mapping[str, str]:
+        async with self._working(on_collections=False) as database:
+            return await database.within(None, database.facts)
 
     # Enqueueing
 

@@ -65,6 +65,14 @@ async def apply_next(database: MongoDatabase, now: Callable[[], datetime]) -> st
         return steps[0].name
 
 
+async def drop(database: MongoDatabase) -> None:
+    """Remove all collections; the steps first, so that nobody believes in what is gone when this is broken off."""
+    for collection in (
+        database.steps, database.jobs, database.queues, database.engines, database.counters, database.signals, database.locks,
+    ):  # fmt: skip
+        await collection.drop()
+
+
 def as_text(prefix: str) -> str:
     """All steps for mongosh."""
     parts: list[str] = []

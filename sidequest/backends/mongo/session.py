@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from datetime import UTC, datetime
@@ -190,6 +190,27 @@ class MongoDatabase:
         durable = {**command, "writeConcern": self._access.write_concern.document}
         answer: Mapping[str, Any] = await self.database.command(durable, codec_options=NAIVE)
         return answer
+
+    async def ping(self) -> None:
+        await self._admin.command("ping")
+
+    async def facts(self) -> Mapping[str, str]:
+        """What every user may ask, and how we write."""
+        version = (await self._admin.command("buildInfo"))["version"]
+        hello = await self._admin.command("hello")
+        concern = self._access.write_concern.document
+        return {
+            "version": version,
+            "replica_set": hello.get("setName", "none" if hello.get("msg") != MONGOS else "mongos"),
+            "members": str(len(hello.get("hosts", ())) or 1),
+            "w": str(concern.get("w", "1")),
+            "journal": str(concern.get("j", False)).lower(),
+        }
+
+    async def names(self) -> Sequence[str]:
+        """The names of all collections."""
+        found: Sequence[str] = await self.database.list_collection_names()
+        return found
 
     async def advance(self, count: int) -> int:
         """Raise the counter of the jobs' ids by so many; what it is then."""

@@ -60,6 +60,11 @@ MIGRATION_TIMEOUT = 3600.0
 """Seconds for one statement of a schema step, or for the turn to apply it: an index on a big table takes its time."""
 CASES = 250
 """Changes in one statement: the server walks along them for each value of each row."""
+FACTS = (
+    "version", "innodb_flush_log_at_trx_commit", "innodb_flush_method", "innodb_doublewrite", "log_bin", "sync_binlog",
+    "innodb_buffer_pool_size", "innodb_redo_log_capacity", "innodb_log_file_size",
+)  # fmt: skip
+"""Not every server has them all."""
 AS_CLAIMED = CLAIMED.replace("id, lease,", "id, %s,", 1).replace(" attempt,", " attempt + 1,", 1)
 """The columns of a claimed job as they are after the claim, with the lease as a parameter."""
 
@@ -269,6 +274,20 @@ class MysqlBackend(SqlBackend):
             "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = :name", {"name": table}
         )
         return bool(found)
+
+    async def table_names(self, beginning: str) -> Sequence[str]:
+        rows = await self.fetch(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() "
+            "AND left(table_name, char_length(:beginning)) = :beginning ORDER BY 1",
+            {"beginning": beginning},
+        )
+        return [name for (name,) in rows]
+
+    async def facts(self) -> Mapping[str, str]:
+        names = ", ".join(f"'{name}'" for name in FACTS)
+        rows = await self.fetch(f"SHOW GLOBAL VARIABLES WHERE variable_name IN ({names})")
+        found: dict[str, str] = dict(rows)
+        return {name: found[name] for name in FACTS if name in found}
 
     async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
         insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}) VALUES"

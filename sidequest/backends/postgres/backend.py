@@ -54,6 +54,9 @@ TYPES = {
     "crashes": "integer", "snoozes": "integer",
 }  # fmt: skip
 """What arrays that are sent hold."""
+FACTS = (
+    "server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "shared_buffers", "max_wal_size",
+)  # fmt: skip
 CLAIMED_BUT_LEASE = CLAIMED.replace("id, lease,", "id,", 1)
 """All jobs of a claim have the same lease, which need not come back with each of them."""
 
@@ -241,6 +244,19 @@ class PostgresBackend(SqlBackend):
     async def table_exists(self, session: Session, table: str) -> bool:
         ((found,),) = await session.fetch("SELECT to_regclass(:name) IS NOT NULL", {"name": table})
         return bool(found)
+
+    async def table_names(self, beginning: str) -> Sequence[str]:
+        rows = await self.fetch(
+            "SELECT tablename::text FROM pg_tables WHERE schemaname = coalesce(:schema::text, current_schema()) "
+            "AND left(tablename::text, length(:beginning::text)) = :beginning::text ORDER BY 1",
+            {"schema": self._access.schema, "beginning": beginning},
+        )
+        return [name for (name,) in rows]
+
+    async def facts(self) -> Mapping[str, str]:
+        statement = "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(:names)"
+        found: dict[str, str] = dict(await self.fetch(statement, {"names": FACTS}))
+        return {name.removeprefix("server_"): found[name] for name in FACTS if name in found}
 
     async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
         columns = ", ".join(INSERTED)

@@ -117,6 +117,21 @@ class SqlBackend(Dialect):
     async def check_schema(self) -> None:
         migrations.refuse_unfit(await self.migration_status(), self.url.shown)
 
+    async def drop_tables(self) -> None:
+        await self.transact(self._drop_all)
+        self._known_queues.clear()
+
+    async def _drop_all(self, session: Session) -> None:
+        # The steps first: where no transaction takes a part of it back, `migrate` must not believe in what is gone.
+        for table in (self.steps, self.jobs, self.queues, self.engines):
+            if await self.table_exists(session, table):
+                await session.execute(f"DROP TABLE {table}")
+
+    # The server
+
+    async def ping(self) -> None:
+        await self.fetch("SELECT 1")
+
     # Enqueueing
 
     async def insert(

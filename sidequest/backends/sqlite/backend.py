@@ -42,6 +42,8 @@ HELD = "state IN ('claimed', 'running')"
 MISSED = "state IN ('failed', 'canceled')"
 """As the partial indexes have it: SQLite uses one only for statements that say the very same."""
 PARTIAL = {HELD: {State.CLAIMED, State.RUNNING}, MISSED: {State.FAILED, State.CANCELED}}
+SYNC_LEVELS = ("off", "normal", "full", "extra")
+"""What SQLite says of `synchronous` in numbers."""
 CACHE = 32_000
 """Kilobytes of pages that the writer may keep: a batch changes more than SQLite's own 2 000, which then spill half-way."""
 CHECKPOINT = 4_000
@@ -214,6 +216,25 @@ class SqliteBackend(SqlBackend):
     async def table_exists(self, session: Session, table: str) -> bool:
         found = await session.fetch("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name", {"name": table})
         return bool(found)
+
+    async def table_names(self, beginning: str) -> Sequence[str]:
+        rows = await self.fetch(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, 1, length(:beginning)) = :beginning "
+            "ORDER BY name",
+            {"beginning": beginning},
+        )
+        return [name for (name,) in rows]
+
+    async def facts(self) -> Mapping[str, str]:
+        async with self.writer() as session:  # how it syncs is up to each connection
+            found = {name: await session.fetch(f"PRAGMA {name}") for name in ("journal_mode", "synchronous", "page_size")}
+        (((mode,),), ((level,),), ((size,),)) = found.values()
+        return {
+            "version": sqlite3.sqlite_version,
+            "journal_mode": str(mode),
+            "synchronous": SYNC_LEVELS[int(level)],
+            "page_size": str(size),
+        }
 
     async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
         insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}) VALUES ({', '.join(f':{name}' for name in INSERTED)})"
