@@ -25,7 +25,7 @@ from benchmarks import jobs
 from benchmarks.figures import Figures
 from sidequest import Sidequest
 from sidequest.backends.mongo.documents import new_documents
-from sidequest.backends.sql.rows import INSERTED, insert_row
+from sidequest.backends.sql.rows import ALIKE, INSERTED
 from sidequest.config import DatabaseURL
 from sidequest.jobs.client import JobCall
 from sidequest.jobs.record import NewJob
@@ -36,7 +36,8 @@ TURN = 1.0
 MANY = 20_000
 """Jobs of one bulk."""
 ARGS = '{"kwargs":{"user":48213,"template":"welcome","language":"en"}}'
-COLUMNS = ", ".join(INSERTED)
+WRITTEN = (*INSERTED, *ALIKE)
+COLUMNS = ", ".join(WRITTEN)
 TABLE = "sidequest_jobs"
 
 
@@ -65,7 +66,7 @@ class Driver(ABC):
 class PostgresDriver(Driver):
     async def open(self, clients: int) -> None:
         self._connections = [await asyncpg.connect(self.url, server_settings={"jit": "off"}) for _ in range(clients)]
-        signs = ", ".join(f"${number}" for number in range(1, len(INSERTED) + 1))
+        signs = ", ".join(f"${number}" for number in range(1, len(WRITTEN) + 1))
         text = f"INSERT INTO {TABLE} ({COLUMNS}) VALUES ({signs}) RETURNING id"
         self._statements = [await connection.prepare(text) for connection in self._connections]
 
@@ -74,7 +75,7 @@ class PostgresDriver(Driver):
 
     async def insert_many(self, count: int) -> None:
         rows = [_row(lambda instant: instant) for _ in range(count)]
-        await self._connections[0].copy_records_to_table(TABLE, records=rows, columns=INSERTED)
+        await self._connections[0].copy_records_to_table(TABLE, records=rows, columns=WRITTEN)
 
     async def close(self) -> None:
         for connection in self._connections:
@@ -82,7 +83,7 @@ class PostgresDriver(Driver):
 
 
 class MysqlDriver(Driver):
-    TEXT = f"INSERT INTO {TABLE} ({COLUMNS}) VALUES ({', '.join(['%s'] * len(INSERTED))})"
+    TEXT = f"INSERT INTO {TABLE} ({COLUMNS}) VALUES ({', '.join(['%s'] * len(WRITTEN))})"
 
     async def open(self, clients: int) -> None:
         at = urlsplit(self.url)
@@ -112,7 +113,7 @@ class MysqlDriver(Driver):
 
 
 class SqliteDriver(Driver):
-    TEXT = f"INSERT INTO {TABLE} ({COLUMNS}) VALUES ({', '.join('?' * len(INSERTED))})"
+    TEXT = f"INSERT INTO {TABLE} ({COLUMNS}) VALUES ({', '.join('?' * len(WRITTEN))})"
 
     async def open(self, clients: int) -> None:
         """One connection: more of them would only wait for one another's locks."""
@@ -169,7 +170,10 @@ def _job() -> NewJob:
 
 def _row(to_column: Callable[[datetime], Any]) -> tuple[Any, ...]:
     now = to_column(datetime.now(UTC))
-    return tuple({**ROW, "available_at": now, "inserted_at": now}.values())
+    return (
+        jobs.mail.name, ARGS, "default", True, 0, now, 5, None, None, "exponential", 1000, False, None, None, now,
+        *ALIKE.values(),
+    )  # fmt: skip
 
 
 def _mysql_instant(instant: datetime) -> str:
@@ -178,9 +182,6 @@ def _mysql_instant(instant: datetime) -> str:
 
 def _sqlite_instant(instant: datetime) -> int:
     return int(instant.timestamp() * 1_000_000)
-
-
-ROW = insert_row(_job(), datetime.now(UTC), lambda instant: instant)
 
 
 async def enqueues(url: str, rounds: int) -> Figures:

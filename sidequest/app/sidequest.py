@@ -23,6 +23,7 @@ from sidequest.app.status import Probe, Status
 from sidequest.backends import make_backend, moves
 from sidequest.backends.announcer import Announcer, OwnEngine
 from sidequest.backends.base import Backend
+from sidequest.backends.joined import JoinedInserts
 from sidequest.backends.sql.sqlalchemy_session import after_commit
 from sidequest.backends.watch import EndWatch
 from sidequest.clock import utc_now
@@ -40,6 +41,9 @@ from sidequest.jobs.record import JobEnd, JobRecord, NewJob
 from sidequest.wire.lesson import Lesson
 from sidequest.worker.loading import StartedInWorker
 from sidequest.worker.serve import in_worker
+
+LAST_ENQUEUES = 5.0
+"""Seconds in which enqueues that have begun may end when everything stops; then the store is closed under them."""
 
 
 class SidequestSettings(TypedDict, total=False):
@@ -108,6 +112,7 @@ class Sidequest(Client):
         self._store: Backend | None = None
         self._ends: EndWatch | None = None
         self._announcer: Announcer | None = None
+        self._joined: JoinedInserts | None = None
         self._engine: _RunningEngine | None = None
         self._hosting: Hosting | None = None
         self._inline: Engine | None = None
@@ -250,7 +255,7 @@ class Sidequest(Client):
             clients.detach(self)
             if self._ends is not None:
                 self._ends.close()
-            self._store = self._ends = self._announcer = self._engine = None
+            self._store = self._ends = self._announcer = self._joined = self._engine = None
             self._hosting = self._inline = self._probe = None
             await store.close()
 
@@ -258,6 +263,7 @@ class Sidequest(Client):
         self._store = store
         self._ends = EndWatch(store, self._watch)
         self._announcer = Announcer(store, suffices=self._settings.serves_all)
+        self._joined = JoinedInserts(store, self._settings.queue_defaults, self._announcer.work)
         tasks.start_soon(self._ends.run)
         self._probe = Probe(store)
         tasks.start_soon(self._announcer.run)
@@ -316,6 +322,8 @@ class Sidequest(Client):
             started.set_result(None)
         await self._stop.wait()
         clients.detach(self)
+        if self._joined is not None:
+            await self._joined.drain(LAST_ENQUEUES)
         if self._announcer is not None:
             await self._announcer.flush()
 
@@ -349,8 +357,11 @@ class Sidequest(Client):
                 self._announcer.teach(engine, Lesson(modules, import_path()).to_bytes())
 
     async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
+        store, joined = self._opened(), self._joined
         await failpoints.reach("enqueue.before_send")
-        ids = await self._opened().insert(jobs, self._settings.queue_defaults, connection)
+        if connection is None and len(jobs) == 1 and joined is not None:
+            return (await joined.insert(jobs[0]),)
+        ids = await store.insert(jobs, self._settings.queue_defaults, connection)
         await failpoints.reach("enqueue.after_commit")
         if connection is None:
             self._wake()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
 from datetime import timedelta
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from sidequest.clock import monotonic
 from sidequest.errors import BackendUnavailable
@@ -36,8 +38,24 @@ async def persist(unit: Callable[[], Awaitable[T]], patience: timedelta) -> T:
         await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
 
 
+_undisturbed: WeakSet[asyncio.Task[Any]] = WeakSet()
+"""Tasks that nobody cancels but who tears down the whole loop."""
+
+
+def undisturbed(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task for work that must not tear and has no caller: those who wait for it wait for something else.
+
+    It starts with none of the context of whoever made it: what that has set, a deadline perhaps, is not for all.
+    """
+    task = asyncio.get_running_loop().create_task(work, context=Context())
+    _undisturbed.add(task)
+    return task
+
+
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Await work that must not tear: when the caller is cancelled, it is finished first."""
+    if asyncio.current_task() in _undisturbed:
+        return await work
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

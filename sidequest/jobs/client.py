@@ -72,8 +72,10 @@ class Client(ABC):
         _must_be_call("call", call)
         if options:
             call = replace(call, options=with_options(call.options, options))
-        [handle] = await self.enqueue_many([call])
-        return handle
+        if call.definition is not None:
+            self._prepare((call.definition,))
+        [id] = await self._insert((call.resolved(self._job_defaults),), call.options.get("connection"))
+        return JobHandle(id, call.name, self, call.definition)
 
     async def enqueue_many(
         self, calls: Iterable[JobCall[Any]], /, *, connection: object | None = None
@@ -84,14 +86,15 @@ class Client(ABC):
         """
         if isinstance(calls, JobCall) or not isinstance(calls, Iterable):
             raise TypeError(f"calls must be an iterable of calls such as job.call(…), not {calls!r}")
-        calls = list(calls)
-        for n, call in enumerate(calls):
-            _must_be_call(f"calls[{n}]", call)
+        batch = _Batch(self._job_defaults)
+        for call in calls:
+            batch.add(call)
         if connection is None:
-            connection = _shared_connection(calls)
-        self._prepare({call.definition for call in calls if call.definition is not None})
-        ids = await self._insert([call.resolved(self._job_defaults) for call in calls], connection)
-        return [JobHandle(id, call.name, self, call.definition) for id, call in zip(ids, calls, strict=True)]
+            connection = batch.shared_connection()
+        self._prepare({definition for definition in batch.definitions if definition is not None})
+        ids = await self._insert(batch.jobs, connection)
+        stored = zip(ids, batch.jobs, batch.definitions, strict=True)
+        return [JobHandle(id, job.name, self, definition) for id, job, definition in stored]
 
     def handle(self, id: int, /) -> JobHandle[Any]:
         """The handle of a job known by its id. Whether it exists shows when the handle is used."""
@@ -169,12 +172,35 @@ class JobHandle(Generic[R_co]):
         return await self._client._ended(self.id, timeout)
 
 
-def _shared_connection(calls: Sequence[JobCall[Any]]) -> object | None:
-    """The connection that all of the calls name, if they name one."""
-    named = [call.options.get("connection") for call in calls]
-    if any(connection is not named[0] for connection in named):
-        raise ValueError("the calls name different connections: jobs of one enqueue_many are stored in one transaction")
-    return named[0] if named else None
+class _Batch:
+    """Calls that become jobs of one transaction. What many in a row have in common is worked out once."""
+
+    def __init__(self, defaults: Mapping[str, Any]) -> None:
+        self.jobs: list[NewJob] = []
+        self.definitions: list[Definition | None] = []
+        """Those of the jobs, one by one."""
+        self._defaults = defaults
+        self._last: JobCall[Any] | None = None
+        self._way: tuple[Any, ...] = ()
+        self._connections: dict[int, object | None] = {}
+
+    def add(self, call: JobCall[Any]) -> None:
+        if type(call) is not JobCall:
+            _must_be_call(f"calls[{len(self.jobs)}]", call)
+        last = self._last
+        if last is None or call.options is not last.options or call.definition is not last.definition:
+            self._way = call.resolved(self._defaults).way
+            connection = call.options.get("connection")
+            self._connections[id(connection)] = connection
+            self._last = call
+        self.jobs.append(NewJob._make((call.name, call.args, *self._way)))
+        self.definitions.append(call.definition)
+
+    def shared_connection(self) -> object | None:
+        """The connection that all of the calls name, if they name one."""
+        if len(self._connections) > 1:
+            raise ValueError("the calls name different connections: jobs of one enqueue_many are stored in one transaction")
+        return next(iter(self._connections.values()), None)
 
 
 def _failure(end: JobEnd) -> JobFailed:

@@ -14,7 +14,7 @@ _INSTANTS = ("at", "available_at", "inserted_at", "claimed_at", "started_at", "f
 
 
 def new_job_to_json(job: NewJob) -> dict[str, Any]:
-    return _plain(job)
+    return _plain(job._asdict())
 
 
 def new_job_from_json(data: dict[str, Any]) -> NewJob:
@@ -22,7 +22,7 @@ def new_job_from_json(data: dict[str, Any]) -> NewJob:
 
 
 def record_to_json(record: JobRecord) -> dict[str, Any]:
-    data = _plain(record)
+    data = _plain({field.name: getattr(record, field.name) for field in fields(record)})
     data["progress"] = record.progress.to_json() if record.progress else None
     return data
 
@@ -43,8 +43,7 @@ def end_from_json(data: list[Any]) -> JobEnd:
     return JobEnd(id, name, State(state), result, errors)
 
 
-def _plain(value: NewJob | JobRecord) -> dict[str, Any]:
-    data = {field.name: getattr(value, field.name) for field in fields(value)}
+def _plain(data: dict[str, Any]) -> dict[str, Any]:
     for name in _SPANS:
         if data.get(name) is not None:
             data[name] = data[name].total_seconds()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from sidequest.backends.base import JobFilter
+from sidequest.backends.sql.rows import MOST
 from sidequest.jobs import transitions
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import JobRecord, NewJob
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
+from tests.conformance.conftest import START
 
 
 async def test_a_minimal_job_gets_the_documented_defaults(backend, insert, clock):
@@ -110,6 +113,13 @@ async def test_a_bulk_with_one_bad_job_stores_nothing(backend, insert):
     assert await backend.get_queue("fresh") == QueueRecord("fresh")
 
 
+async def test_a_bulk_of_several_statements_with_a_bad_job_in_the_last_stores_nothing(backend, insert):
+    await insert()
+    with pytest.raises(Exception, match="."):
+        await insert(*(NewJob(f"shop:n{n}") for n in range(3 * MOST)), NewJob(None))
+    assert (await backend.count(JobFilter()))[State.WAITING] == 1
+
+
 async def test_an_instant_in_another_zone_is_the_same_instant(backend, insert, tick):
     at = datetime(2026, 7, 1, 1, 2, 3, 456_000, timezone(timedelta(hours=5, minutes=30))) + 789 * tick
     (id,) = await insert(at=at)
@@ -158,3 +168,28 @@ async def test_the_largest_and_smallest_numbers_are_kept(backend, insert):
 async def test_the_farthest_instant_is_kept(backend, insert, clock):
     (id,) = await insert(delay=timedelta(days=36_500))
     assert (await backend.get(id)).available_at == clock.time + timedelta(days=36_500)
+
+
+VARIED = {
+    "queue": "mail", "priority": 3, "max_attempts": 2, "timeout": timedelta(seconds=9), "kill_grace": timedelta(seconds=2),
+    "backoff": "fixed", "retry_delay": timedelta(seconds=7), "isolated": True, "tags": ("a", "b"), "meta": '{"who":"me"}',
+    "delay": timedelta(hours=1), "at": START + timedelta(days=3),
+}  # fmt: skip
+
+
+async def test_jobs_that_differ_in_one_thing_each_keep_what_is_theirs(backend, insert):
+    different = [NewJob(f"shop:{option}", f'{{"args":["{option}"]}}', **{option: value}) for option, value in VARIED.items()]
+    plain = [NewJob("shop:plain")] * len(different)
+    jobs = [job for pair in zip(different, plain, strict=True) for job in pair]
+    alone = [record for job in jobs for record in await backend.get_many(await insert(job))]
+    together = await backend.get_many(await insert(*jobs))
+    assert [replace(record, id=0) for record in together] == [replace(record, id=0) for record in alone]
+
+
+@pytest.mark.parametrize("option", VARIED)
+async def test_jobs_that_differ_in_one_option_keep_it(backend, insert, option):
+    jobs = [NewJob("shop:pay", **values) for values in ({}, {option: VARIED[option]}, {}, {})]
+    alone = [record for job in jobs for record in await backend.get_many(await insert(job))]
+    together = await backend.get_many(await insert(*jobs))
+    assert [replace(record, id=0) for record in together] == [replace(record, id=0) for record in alone]
+    assert len({replace(record, id=0) for record in together}) == 2

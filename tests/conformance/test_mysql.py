@@ -23,10 +23,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from sidequest.backends import migrations
+from sidequest.backends import pool as pools
 from sidequest.backends.base import JobFilter
 from sidequest.backends.migrations import Step
 from sidequest.backends.mysql import backend as mysql_backend
-from sidequest.backends.mysql import pool as mysql_pool
 from sidequest.backends.mysql.backend import MysqlBackend
 from sidequest.backends.mysql.session import MysqlSession
 from sidequest.backends.sql.session import Session
@@ -459,7 +459,7 @@ async def test_a_frozen_server_makes_the_store_unavailable_until_it_goes_on(make
 
 
 async def test_a_frozen_server_does_not_hold_up_the_close(make, private, monkeypatch):
-    monkeypatch.setattr(mysql_pool, "GRACE", 0.2)
+    monkeypatch.setattr(pools, "GRACE", 0.2)
     store = make()
     await store.open()
     private.freeze()
@@ -496,7 +496,7 @@ async def test_a_cancelled_read_spoils_no_later_answer(store):
 
 async def test_old_connections_are_replaced(store, foreign, monkeypatch):
     before = connections(foreign)
-    monkeypatch.setattr(mysql_pool, "LIFE", 0.0)
+    monkeypatch.setattr(pools, "LIFE", 0.0)
     await store.look()
     await store.look()
     assert not set(before) & set(connections(foreign))
@@ -1046,7 +1046,7 @@ def for_sqlalchemy(url: str) -> str:
 
 
 @asynccontextmanager
-async def aiomysql_pool(url: str, **options: Any) -> AsyncIterator[Any]:
+async def aiopools(url: str, **options: Any) -> AsyncIterator[Any]:
     flags = {"client_flag": CLIENT.FOUND_ROWS, **options}
     async with aiomysql.create_pool(1, 4, **login(url), db=urlsplit(url).path[1:], **flags) as pool:
         yield pool
@@ -1060,8 +1060,8 @@ async def sqlalchemy_engine(url: str, **options: Any) -> AsyncIterator[Any]:
 
 
 POOLS = [
-    pytest.param(aiomysql_pool, {}, id="aiomysql"),
-    pytest.param(aiomysql_pool, {"autocommit": True, "cursorclass": aiomysql.DictCursor}, id="aiomysql-autocommit"),
+    pytest.param(aiopools, {}, id="aiomysql"),
+    pytest.param(aiopools, {"autocommit": True, "cursorclass": aiomysql.DictCursor}, id="aiomysql-autocommit"),
     pytest.param(sqlalchemy_engine, {}, id="sqlalchemy"),
     pytest.param(sqlalchemy_engine, {"isolation_level": "REPEATABLE READ", "pool_pre_ping": True}, id="sqlalchemy-repeatable"),
 ]
@@ -1105,7 +1105,7 @@ async def test_the_apps_connections_are_given_back_as_they_were(make, url, open_
         await store.open()
         await store.migrate()
         await store.insert([NewJob("shop:pay")] * 3, ANY)
-        if open_pool is aiomysql_pool:
+        if open_pool is aiopools:
             assert pool.size == pool.freesize
             async with pool.acquire() as connection:
                 assert connection.get_autocommit() == options.get("autocommit", False)
@@ -1144,7 +1144,7 @@ async def usable(pool: Any) -> bool:
 
 @pytest.mark.parametrize("options", [{"client_flag": 0}, {"charset": "latin1"}])
 async def test_a_pool_that_cannot_tell_what_was_written_is_refused(make, url, options):
-    async with aiomysql_pool(url, **options) as pool:
+    async with aiopools(url, **options) as pool:
         with pytest.raises(ConfigError, match="pool must make its connections with charset='utf8mb4', and with client_flag="):
             await make(pool=pool).open()
 

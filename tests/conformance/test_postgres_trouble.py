@@ -12,6 +12,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from sidequest.backends import pool as pools
 from sidequest.backends.base import JobFilter
 from sidequest.backends.postgres import pool as postgres_pool
 from sidequest.backends.postgres import session as postgres_session
@@ -161,7 +162,7 @@ async def test_a_server_that_restarts_is_found_again(store, server):
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections in trouble are given up soon."""
-    for module in (postgres_pool, postgres_session):
+    for module in (pools, postgres_pool, postgres_session):
         monkeypatch.setattr(module, "GRACE", 0.2)
 
 

@@ -9,6 +9,7 @@ from tests.mutants.mutant import Mutant
 
 backend = partial(Mutant, file="backends/mysql/backend.py")
 pool = partial(Mutant, file="backends/mysql/pool.py")
+pools = partial(Mutant, file="backends/pool.py")
 sessions = partial(Mutant, file="backends/mysql/session.py")
 schema = partial(Mutant, file="backends/migrations/mysql/0001_jobs_queues_engines.sql")
 
@@ -187,12 +188,6 @@ MUTANTS: Sequence[Mutant] = (
         seen_by="test_insert.py::test_many_jobs_get_their_ids_in_order",
     ),
     backend(
-        name="only the ids of the last statement are returned",
-        before="ids += await _ids_of(session, len(part))",
-        after="ids = [*await _ids_of(session, len(part))]",
-        seen_by="test_insert.py::test_a_great_many_jobs_in_one_call_get_their_ids_in_order",
-    ),
-    backend(
         name="a queue that exists is overwritten",
         before='INSERT IGNORE INTO {self.queues} ({columns}) VALUES ({parameters})"',
         after='REPLACE INTO {self.queues} ({columns}) VALUES ({parameters})"',
@@ -310,7 +305,7 @@ MUTANTS: Sequence[Mutant] = (
         after="        return True",
         seen_by="test_mysql.py::test_connections_that_broke_while_nobody_used_them_are_replaced",
     ),
-    pool(
+    pools(
         name="old connections are used for ever",
         before=" and monotonic() - pooled.since < LIFE",
         after="",

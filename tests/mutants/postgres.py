@@ -8,7 +8,7 @@ from functools import partial
 from tests.mutants.mutant import Mutant
 
 backend = partial(Mutant, file="backends/postgres/backend.py")
-pool = partial(Mutant, file="backends/postgres/pool.py")
+pools = partial(Mutant, file="backends/pool.py")
 sessions = partial(Mutant, file="backends/postgres/session.py")
 urls = partial(Mutant, file="backends/postgres/url.py")
 schema = partial(Mutant, file="backends/migrations/postgres/0001_jobs_queues_engines.sql")
@@ -133,6 +133,12 @@ MUTANTS: Sequence[Mutant] = (
     ),
     # Enqueueing
     backend(
+        name="what differs among the jobs of a batch is taken from the first",
+        before="if column.count(column[0]) < len(column)}",
+        after="if not column.count(column[0])}",
+        seen_by="test_insert.py::test_jobs_that_differ_in_one_thing_each_keep_what_is_theirs",
+    ),
+    backend(
         name="ids of a batch are returned in the wrong order",
         before="ORDER BY number RETURNING id",
         after="ORDER BY number DESC RETURNING id",
@@ -213,16 +219,10 @@ MUTANTS: Sequence[Mutant] = (
         after="return str(error) if isinstance(error, asyncpg.PostgresError) else",
         seen_by="test_postgres_trouble.py::test_an_error_does_not_quote_what_is_in_a_row",
     ),
-    pool(
-        name="connections to a server that takes no writes are kept",
-        before="await pool.expire_connections()",
-        after="pass",
-        seen_by="test_postgres_trouble.py::test_a_server_that_takes_no_writes_any_more_loses_all_connections",
-    ),
-    pool(
+    pools(
         name="giving a connection back takes a round trip",
-        before="reset=_nothing_to_reset, ",
-        after="",
+        before="                yield taken.connection\n",
+        after="                yield taken.connection\n                await self._settle(taken.connection)\n",
         seen_by="test_postgres.py::test_giving_a_connection_back_costs_no_round_trip",
     ),
     urls(
@@ -251,9 +251,9 @@ MUTANTS: Sequence[Mutant] = (
         seen_by="test_postgres.py::test_starts_and_ends_touch_no_index",
     ),
     # Connections
-    pool(
+    backend(
         name="connections to a server that takes no writes any more are kept",
-        before="        if read_only(error):\n            await pool.expire_connections()\n",
+        before="            if self._own is not None and read_only(error):\n                self._own.expire()\n",
         after="",
         seen_by="test_postgres_trouble.py::test_a_server_that_takes_no_writes_any_more_loses_all_connections",
     ),

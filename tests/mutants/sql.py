@@ -186,8 +186,8 @@ MUTANTS: Sequence[Mutant] = (
     # Enqueueing
     statements(
         name="a queue counts as created although the insert failed",
-        before="        ids = await run(",
-        after="        self._known_queues.update(fresh)\n        ids = await run(",
+        before="        ids = await (self.autocommit if",
+        after="        self._known_queues.update(fresh)\n        ids = await (self.autocommit if",
         seen_by="test_insert.py::test_a_bulk_with_one_bad_job_stores_nothing",
     ),
     statements(
@@ -204,15 +204,34 @@ MUTANTS: Sequence[Mutant] = (
     ),
     rows(
         name="a job due this very instant is not claimable",
-        before='"ready": due <= now',
-        after='"ready": due < now',
+        before="job.queue, due <= now,",
+        after="job.queue, due < now,",
         seen_by="test_time.py::test_a_job_due_now_or_in_the_past_needs_no_promotion",
     ),
     rows(
         name="a future job is claimable at once",
-        before='"ready": due <= now',
-        after='"ready": True',
+        before="job.queue, due <= now,",
+        after="job.queue, True,",
         seen_by="test_time.py::test_a_future_job_is_not_claimed_until_promoted",
+    ),
+    rows(
+        name="all jobs of a batch are taken to be alike",
+        before="if way != known or columns is None:",
+        after="if columns is None:",
+        seen_by="test_insert.py::test_jobs_that_differ_in_one_thing_each_keep_what_is_theirs",
+    ),
+    rows(
+        name="a bulk is one statement, however long",
+        before="(n - begin == MOST or length + more > LONGEST)",
+        after="n - begin == MOST",
+        seen_by="test_texts.py::test_fifty_mebibytes_in_one_insert_and_in_one_apply",
+        databases=("mariadb",),  # the others take as much
+    ),
+    statements(
+        name="only the ids of the last statement are returned",
+        before="ids += await self.insert_jobs(session, part, now)",
+        after="ids = [*await self.insert_jobs(session, part, now)]",
+        seen_by="test_insert.py::test_a_great_many_jobs_in_one_call_get_their_ids_in_order",
     ),
     instants(
         name="the shortest timeout becomes none",
@@ -465,9 +484,9 @@ MUTANTS: Sequence[Mutant] = (
     ),
     statements(
         name="a batch of jobs is not one transaction",
-        before="run = self.transact if queues or len(rows) > self.ROWS_AT_ONCE else self.autocommit",
-        after="run = self.autocommit",
-        seen_by="test_insert.py::test_a_bulk_with_one_bad_job_stores_nothing",
+        before="(self.autocommit if len(parts) == 1 and not fresh else self.transact)",
+        after="(self.autocommit if not fresh else self.transact)",
+        seen_by="test_insert.py::test_a_bulk_of_several_statements_with_a_bad_job_in_the_last_stores_nothing",
     ),
     statements(
         name="a step that fails leaves its first half",

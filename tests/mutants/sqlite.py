@@ -133,8 +133,8 @@ MUTANTS: Sequence[Mutant] = (
     # Enqueueing
     backend(
         name="ids are returned in the wrong order",
-        before="range(last - len(rows) + 1, last + 1)",
-        after="range(last, last - len(rows), -1)",
+        before="return sorted(id for (id,) in found)",
+        after="return sorted((id for (id,) in found), reverse=True)",
         seen_by="test_insert.py::test_many_jobs_get_their_ids_in_order",
     ),
     backend(

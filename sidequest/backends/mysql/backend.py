@@ -22,7 +22,7 @@ import aiomysql  # type: ignore[import-untyped]
 from pymysql.constants import CLIENT  # type: ignore[import-untyped]
 
 from sidequest.backends.base import Clock
-from sidequest.backends.mysql.pool import Pool, borrowed
+from sidequest.backends.mysql.pool import MysqlPool, borrowed
 from sidequest.backends.mysql.session import (
     BEGIN,
     BEGIN_ANYWHERE,
@@ -42,14 +42,14 @@ from sidequest.backends.server_time import ServerTime
 from sidequest.backends.shapes import Group, Shape
 from sidequest.backends.sql.backend import SqlBackend
 from sidequest.backends.sql.changes import assignments, guard, listed, row_values, rows_of
-from sidequest.backends.sql.rows import CLAIMED, INSERTED, claimed_job
+from sidequest.backends.sql.rows import ALIKE_COLUMNS, ALIKE_VALUES, CLAIMED, INSERTED, claimed_job, new_rows
 from sidequest.backends.sql.session import Row, Session, Values
 from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, is_engine
 from sidequest.backends.work import to_the_end
 from sidequest.clock import monotonic
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError
-from sidequest.jobs.record import ClaimedJob
+from sidequest.jobs.record import ClaimedJob, NewJob
 from sidequest.jobs.states import State
 from sidequest.jobs.transitions import Change
 
@@ -67,6 +67,8 @@ FACTS = (
 """Not every server has them all."""
 AS_CLAIMED = CLAIMED.replace("id, lease,", "id, %s,", 1).replace(" attempt,", " attempt + 1,", 1)
 """The columns of a claimed job as they are after the claim, with the lease as a parameter."""
+
+FIRST_ID = "SELECT LAST_INSERT_ID(), @@auto_increment_increment"
 
 
 class MysqlBackend(SqlBackend):
@@ -95,8 +97,8 @@ class MysqlBackend(SqlBackend):
         super().__init__(url, role, pool=pool, clock=clock)
         self._time = ServerTime(clock)
         self._turn = asyncio.Lock()
-        self._own: Pool | None = None
-        self._beats: Pool | None = None
+        self._own: MysqlPool | None = None
+        self._beats: MysqlPool | None = None
         self._connection: Callable[[], AbstractAsyncContextManager[Any]] | None = None
         self._packet = PACKET
         # Said, not left to the servers: with few jobs, or with old statistics, they would take the index on the
@@ -121,9 +123,9 @@ class MysqlBackend(SqlBackend):
         else:
             connecting = partial(connect, self._access, self._access.tls_context(), where)
             first = await connecting(opening=True)
-            self._own = Pool(connecting, self._access.pool_size, patience, where, first)
+            self._own = MysqlPool(connecting, self._access.pool_size, patience, where, first)
             if self.role == "engine":
-                self._beats = Pool(connecting, 1, patience, where)
+                self._beats = MysqlPool(connecting, 1, patience, where)
             self._connection = self._own.connection
         async with self.reader() as session:
             _check_connection(session)
@@ -289,17 +291,11 @@ class MysqlBackend(SqlBackend):
         found: dict[str, str] = dict(rows)
         return {name: found[name] for name in FACTS if name in found}
 
-    async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
-        insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}) VALUES"
-        if len(rows) == 1:
-            await session.execute(f"{insert} ({', '.join(f':{name}' for name in INSERTED)})", rows[0])
-            return await _ids_of(session, 1)
-        sign = f"({', '.join(['%s'] * len(INSERTED))})"
-        ids: list[int] = []
-        for part in parts([tuple(row[name] for name in INSERTED) for row in rows], lambda row: sum(map(size, row))):
-            await session.execute(f"{insert} :rows", {"rows": Several(sign, part)})
-            ids += await _ids_of(session, len(part))
-        return ids
+    async def insert_jobs(self, session: Session, jobs: Sequence[NewJob], now: datetime) -> Sequence[int]:
+        rows = new_rows(jobs, now, self.to_column)
+        sign = f"({', '.join(['%s'] * len(INSERTED))}, {ALIKE_VALUES})"
+        insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}, {ALIKE_COLUMNS}) VALUES :rows"
+        return await _ids_given(session, insert, {"rows": Several(sign, rows)}, len(rows))
 
     async def insert_queue(self, session: Session, row: Values) -> bool:
         # Looked for first: an INSERT that meets the row keeps a lock on it until the transaction ends.
@@ -422,16 +418,21 @@ class MysqlBackend(SqlBackend):
         return f"(timestampdiff(MICROSECOND, '1970-01-01', {column}) - :start_us) DIV :width_us"
 
 
-async def _ids_of(session: Session, count: int) -> Sequence[int]:
-    """The ids of as many rows as the last statement inserted.
+async def _ids_given(session: Session, insert: str, values: Values, count: int) -> Sequence[int]:
+    """Insert so many rows by one statement; their ids.
 
     The servers give the rows of one statement, when it says how many there are, ids without gaps,
     whatever `innodb_autoinc_lock_mode` is; in a cluster they go in steps, so that the members'
     do not meet.
     """
-    if count == 1 and isinstance(session, MysqlSession):
+    if not isinstance(session, MysqlSession):
+        await session.execute(insert, values)
+        ((first, step),) = await session.fetch(FIRST_ID)
+    elif count == 1:
+        await session.execute(insert, values)
         return (session.last_id,)
-    ((first, step),) = await session.fetch("SELECT LAST_INSERT_ID(), @@auto_increment_increment")
+    else:
+        ((first, step),) = await session.fetch_after(insert, values, FIRST_ID)
     return range(first, first + count * step, step)
 
 

@@ -181,6 +181,12 @@ class MysqlSession(Session):
         self.last_id = cursor.lastrowid
         return int(cursor.rowcount)
 
+    async def fetch_after(self, statement: str, values: Values, question: str) -> Sequence[Row]:
+        """Run the statement, then ask the question about it on the same way; all rows of that answer."""
+        text, parameters = as_positional(statement, values)
+        cursor = await self._ask(f"{text}; {question}", parameters, answers=2)
+        return cast("Sequence[Row]", await cursor.fetchall())
+
     async def execute_many(self, statement: str, rows: Sequence[Values]) -> int:
         prepared = [as_positional(statement, values) for values in rows]
         changed = 0

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 from weakref import WeakSet
 
@@ -21,21 +22,21 @@ import asyncpg  # type: ignore[import-untyped]
 from asyncpg.pool import PoolConnectionProxy  # type: ignore[import-untyped]
 
 from sidequest.backends.base import Clock
-from sidequest.backends.postgres.pool import borrowed, close_pool, listen, make_pool
-from sidequest.backends.postgres.session import PostgresSession, as_numbered, at_open, translated
+from sidequest.backends.postgres.pool import PostgresPool, borrowed, connect, listen
+from sidequest.backends.postgres.session import PostgresSession, as_numbered, at_open, read_only, translated
 from sidequest.backends.postgres.url import read_url
 from sidequest.backends.server_time import ServerTime
 from sidequest.backends.shapes import Group
 from sidequest.backends.sql.backend import SqlBackend
 from sidequest.backends.sql.changes import assignments, columns_of, guard, listed
-from sidequest.backends.sql.rows import CLAIMED, INSERTED, claimed_job
+from sidequest.backends.sql.rows import ALIKE_COLUMNS, ALIKE_VALUES, CLAIMED, INSERTED, claimed_job, new_rows
 from sidequest.backends.sql.session import Session, Values
 from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, is_engine
 from sidequest.backends.work import to_the_end
 from sidequest.clock import monotonic
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError
-from sidequest.jobs.record import ClaimedJob
+from sidequest.jobs.record import ClaimedJob, NewJob
 from sidequest.jobs.states import State
 
 OLDEST = 12
@@ -68,7 +69,6 @@ class PostgresBackend(SqlBackend):
     READY: ClassVar[str] = "ready"
     NOT_YET: ClassVar[str] = "NOT ready"
     WHOLE_GROUPS: ClassVar[bool] = True
-    ROWS_AT_ONCE: ClassVar[int] = 250  # even with the longest args and results far from the 1 GB that a message may have
     LOCK_ROWS: ClassVar[str] = " FOR UPDATE"
     LOCK_FREE_ROWS: ClassVar[str] = " FOR NO KEY UPDATE SKIP LOCKED"
     STEPS_TABLE: ClassVar[str] = (
@@ -87,8 +87,9 @@ class PostgresBackend(SqlBackend):
         super().__init__(url, role, pool=pool, clock=clock, schema=schema)
         self._time = ServerTime(clock)
         self._turn = asyncio.Lock()
-        self._open_pool: Any = None
-        self._beats: Any = None
+        self._own: PostgresPool | None = None
+        self._beats: PostgresPool | None = None
+        self._connection: Callable[[], AbstractAsyncContextManager[Any]] | None = None
         self._database: str | None = None
         self._checked: WeakSet[Any] = WeakSet()
 
@@ -97,7 +98,7 @@ class PostgresBackend(SqlBackend):
     async def open(self) -> None:
         try:
             async with self._turn:
-                if self._open_pool is None:
+                if self._connection is None:
                     await self._open()
         except BaseException:
             await self.close()
@@ -106,11 +107,15 @@ class PostgresBackend(SqlBackend):
     async def _open(self) -> None:
         where, patience = self.url.shown, self._access.command_timeout
         self._access.check_files()
-        self._open_pool = await make_pool(self._access, self._access.pool_size) if self.pool is None else self.pool
-        if self.role == "engine":
-            self._beats = await make_pool(self._access, 1)
-        async with borrowed(self._open_pool, where, patience, at_open):
-            pass  # who cannot log in is told at once
+        if self.pool is not None:
+            self._connection = partial(borrowed, self.pool, where, patience)
+        else:
+            connecting = partial(connect, self._access, where, patience)
+            first = await connecting(at_open)  # who cannot log in is told at once
+            self._own = PostgresPool(connecting, self._access.pool_size, patience, where, first)
+            if self.role == "engine":
+                self._beats = PostgresPool(connecting, 1, patience, where)
+            self._connection = self._own.connection
         async with self.reader() as session:
             await self._check_server(session)
             await self._measure(session)
@@ -126,10 +131,10 @@ class PostgresBackend(SqlBackend):
 
     async def _close(self) -> None:
         async with self._turn:
-            pools = [pool for pool in (self._open_pool, self._beats) if pool not in (None, self.pool)]
-            self._open_pool = self._beats = None
+            pools = [pool for pool in (self._own, self._beats) if pool is not None]
+            self._own = self._beats = self._connection = None
         for pool in pools:
-            await close_pool(pool)
+            await pool.close()
 
     def now(self) -> datetime:
         return self._time.now()
@@ -173,24 +178,37 @@ class PostgresBackend(SqlBackend):
 
     @asynccontextmanager
     async def reader(self) -> AsyncGenerator[PostgresSession, None]:
-        where, patience = self.url.shown, self._access.command_timeout
-        async with borrowed(self._opened(), where, patience) as connection:
-            yield PostgresSession(connection, where, patience)
+        try:
+            async with self._connections()() as connection:
+                yield PostgresSession(connection, self.url.shown, self._access.command_timeout)
+        except BackendUnavailable as error:
+            if self._own is not None and read_only(error):
+                self._own.expire()
+            raise
 
-    def _opened(self) -> Any:
-        if self._open_pool is None:
+    def _connections(self) -> Callable[[], AbstractAsyncContextManager[Any]]:
+        if self._connection is None:
             raise BackendUnavailable(f"{self.url.shown} is not open")
-        return self._open_pool
+        return self._connection
 
     @asynccontextmanager
     async def beating(self, within: timedelta | None) -> AsyncGenerator[Session, None]:
-        where, patience = self.url.shown, self._access.command_timeout if within is None else within.total_seconds()
-        async with borrowed(self._beats or self._opened(), where, 2 * patience) as connection:  # to connect takes longer
-            try:
-                yield PostgresSession(connection, where, patience)
-            except BackendUnavailable:
-                connection.terminate()  # the next beat must not wait until this one has come to rest
-                raise
+        patience = self._access.command_timeout if within is None else within.total_seconds()
+        kept = self._connections() if self._beats is None else self._beats.connection
+        try:
+            async with asyncio.timeout(2 * patience) as connecting, kept() as connection:
+                connecting.reschedule(None)  # from here on the session keeps the time, and says what has happened
+                try:
+                    yield PostgresSession(connection, self.url.shown, patience)
+                except BackendUnavailable:
+                    connection.terminate()  # the next beat must not wait until this one has come to rest
+                    raise
+        except TimeoutError as error:
+            raise translated(error, self.url.shown) from error
+        except BackendUnavailable as error:
+            if self._beats is not None and read_only(error):
+                self._beats.expire()
+            raise
 
     async def session_on(self, connection: object) -> Session:
         if isinstance(connection, asyncpg.Connection | PoolConnectionProxy):
@@ -258,21 +276,25 @@ class PostgresBackend(SqlBackend):
         found: dict[str, str] = dict(await self.fetch(statement, {"names": FACTS}))
         return {name.removeprefix("server_"): found[name] for name in FACTS if name in found}
 
-    async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
-        columns = ", ".join(INSERTED)
+    async def insert_jobs(self, session: Session, jobs: Sequence[NewJob], now: datetime) -> Sequence[int]:
+        insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}, {ALIKE_COLUMNS})"
+        rows = new_rows(jobs, now, self.to_column)
         if len(rows) == 1:
             parameters = ", ".join(f":{name}" for name in INSERTED)
-            ((id,),) = await session.fetch(f"INSERT INTO {self.jobs} ({columns}) VALUES ({parameters}) RETURNING id", rows[0])
+            statement = f"{insert} VALUES ({parameters}, {ALIKE_VALUES}) RETURNING id"
+            ((id,),) = await session.fetch(statement, dict(zip(INSERTED, rows[0], strict=True)))
             return (id,)
+        # What is the same for all travels once, which makes this faster than COPY: that has to send every column, and
+        # to take the ids before. Few sets of columns differ in practice, so few statements are prepared.
+        columns = dict(zip(INSERTED, zip(*rows, strict=True), strict=True))
+        several = {name: column for name, column in columns.items() if column.count(column[0]) < len(column)}
+        several.setdefault("name", columns["name"])
+        shared = {name: column[0] for name, column in columns.items() if name not in several}
+        new = ", ".join(f":{name}::{TYPES[name]}" if name in shared else f"new_{name}" for name in INSERTED)
         statement = (
-            f"INSERT INTO {self.jobs} ({columns}) SELECT {', '.join(f'new_{name}' for name in INSERTED)} "
-            f"FROM {_rows_of(INSERTED, 'number')} ORDER BY number RETURNING id"
+            f"{insert} SELECT {new}, {ALIKE_VALUES} FROM {_rows_of(tuple(several), 'number')} ORDER BY number RETURNING id"
         )
-        ids: list[int] = []
-        for first in range(0, len(rows), self.ROWS_AT_ONCE):
-            part = rows[first : first + self.ROWS_AT_ONCE]
-            ids += [id for (id,) in await session.fetch(statement, _arrays(INSERTED, part))]
-        return ids
+        return [id for (id,) in await session.fetch(statement, {**shared, **several})]
 
     async def insert_queue(self, session: Session, row: Values) -> bool:
         columns = ", ".join(row)
@@ -368,10 +390,6 @@ def _rows_of(names: Sequence[str], number: str | None = None) -> str:
     arrays = ", ".join(f":{name}::{TYPES[name]}[]" for name in names)
     columns = ", ".join(f"new_{name}" for name in names)
     return f"unnest({arrays}) WITH ORDINALITY AS u({columns}, {number})" if number else f"unnest({arrays}) AS u({columns})"
-
-
-def _arrays(names: Sequence[str], rows: Sequence[Values]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in names}
 
 
 def _power_of_ten(number: int) -> int:

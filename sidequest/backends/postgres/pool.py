@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 
+from sidequest.backends.pool import Pool
 from sidequest.backends.postgres.session import DRIVER_ERRORS, GRACE, read_only, translated
 from sidequest.backends.postgres.url import Access
 from sidequest.errors import BackendUnavailable
@@ -21,37 +22,53 @@ driver: Any = asyncpg
 Meaning = Callable[[BaseException, str], Exception]
 
 
-async def make_pool(access: Access, size: int) -> Any:
-    """A pool of our own of up to `size` connections, not connected yet."""
-    return await driver.create_pool(min_size=0, max_size=size, reset=_nothing_to_reset, **access.connect)
+class PostgresPool(Pool):
+    """Connections of our own."""
+
+    def _alive(self, connection: Any) -> bool:
+        return not connection.is_closed() and not connection.is_in_transaction()
+
+    def _cut(self, connection: Any) -> None:
+        connection.terminate()
+
+    async def _leave(self, connection: Any) -> None:
+        await connection.close()
+
+    async def _settle(self, connection: Any) -> None:
+        if connection.is_closed():
+            return
+        try:
+            await connection.execute("SELECT 1", timeout=GRACE)  # the driver asks when the last statement is cancelled
+        except DRIVER_ERRORS:
+            connection.terminate()
 
 
-async def close_pool(pool: Any) -> None:
-    """Close all connections, those in use as soon as they come back, or after a while."""
+async def connect(access: Access, where: str, within: float, meaning: Meaning = translated) -> Any:
+    """A connection of our own, within so many seconds. Raises what `meaning` says of the driver's error."""
     try:
-        async with asyncio.timeout(GRACE):
-            await pool.close()
-    except DRIVER_ERRORS:
-        pool.terminate()
+        async with asyncio.timeout(within):
+            return await driver.connect(**access.connect)
+    except DRIVER_ERRORS as error:
+        raise meaning(error, where) from error
 
 
 @asynccontextmanager
-async def borrowed(pool: Any, where: str, patience: float, meaning: Meaning = translated) -> AsyncGenerator[Any, None]:
-    """A connection of this asyncpg Pool or AsyncEngine, until the block ends.
+async def borrowed(pool: Any, where: str, patience: float) -> AsyncGenerator[Any, None]:
+    """A connection of the app's own asyncpg pool or AsyncEngine, until the block ends.
 
-    `patience`: seconds that a caller waits for it; `meaning`: of an error on the way to it.
+    `patience`: seconds that a caller waits for it.
     """
-    async with (_from_pool if isinstance(pool, asyncpg.Pool) else _from_engine)(pool, where, patience, meaning) as connection:
+    async with (_from_pool if isinstance(pool, asyncpg.Pool) else _from_engine)(pool, where, patience) as connection:
         yield connection
 
 
 @asynccontextmanager
-async def _from_pool(pool: Any, where: str, patience: float, meaning: Meaning) -> AsyncGenerator[Any, None]:
+async def _from_pool(pool: Any, where: str, patience: float) -> AsyncGenerator[Any, None]:
     try:
         async with asyncio.timeout(patience):
             connection = await pool.acquire()
     except DRIVER_ERRORS as error:
-        raise meaning(error, where) from error
+        raise translated(error, where) from error
     try:
         yield connection
     except BackendUnavailable as error:
@@ -74,13 +91,13 @@ async def _release(pool: Any, connection: Any) -> None:
 
 
 @asynccontextmanager
-async def _from_engine(engine: Any, where: str, patience: float, meaning: Meaning) -> AsyncGenerator[Any, None]:
+async def _from_engine(engine: Any, where: str, patience: float) -> AsyncGenerator[Any, None]:
     """The driver's connection inside: what is done on it is ours to commit, not SQLAlchemy's."""
     try:
         async with asyncio.timeout(patience):
             sqlalchemy = await engine.connect()
     except Exception as error:
-        raise meaning(getattr(error, "orig", None) or error, where) from error
+        raise translated(getattr(error, "orig", None) or error, where) from error
     try:
         connection = (await sqlalchemy.get_raw_connection()).driver_connection
         try:
@@ -121,7 +138,3 @@ async def _listen_on(connection: Any, channel: str, heard: Callable[[], None]) -
             async with asyncio.timeout(PING):
                 await gone.wait()
         await connection.execute("SELECT 1", timeout=GRACE)
-
-
-async def _nothing_to_reset(connection: Any) -> None:
-    """We leave nothing behind in a connection: giving it back costs no round trip."""

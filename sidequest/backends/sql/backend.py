@@ -38,7 +38,7 @@ from sidequest.backends.sql.rows import (
     RECORD,
     claimed_job,
     engine_record,
-    insert_row,
+    insert_parts,
     job_record,
     queue_record,
     queue_row,
@@ -140,24 +140,28 @@ class SqlBackend(Dialect):
         session = None if connection is None else await self.session_on(connection)
         if not jobs:
             return ()
-        now = self.now()
-        rows = [insert_row(job, now, self.to_column) for job in jobs]
+        parts = list(insert_parts(jobs))
         fresh = sorted({job.queue for job in jobs} - self._known_queues)
-        queues = [queue_row(QueueRecord(name, *_settings(queue_defaults)), now, self.to_column) for name in fresh]
+        work = partial(self._insert_all, parts=parts, fresh=[QueueRecord(name, *_settings(queue_defaults)) for name in fresh])
         if session is not None:  # the transaction is the user's: no retry, and nothing is known until it commits
             try:
-                return await self._insert_all(session, queues, rows)
+                return await work(session)
             except Conflict as conflict:
                 raise BackendUnavailable(f"the transaction met another one, and has to begin anew: {conflict}") from conflict
-        run = self.transact if queues or len(rows) > self.ROWS_AT_ONCE else self.autocommit
-        ids = await run(partial(self._insert_all, queues=queues, rows=rows))
+        ids = await (self.autocommit if len(parts) == 1 and not fresh else self.transact)(work)
         self._known_queues.update(fresh)
         return ids
 
-    async def _insert_all(self, session: Session, queues: Sequence[Values], rows: Sequence[Values]) -> Sequence[int]:
-        for queue in queues:
-            await self.insert_queue(session, queue)
-        return await self.insert_jobs(session, rows)
+    async def _insert_all(
+        self, session: Session, parts: Sequence[Sequence[NewJob]], fresh: Sequence[QueueRecord]
+    ) -> Sequence[int]:
+        now = self.now()
+        for queue in fresh:
+            await self.insert_queue(session, queue_row(queue, now, self.to_column))
+        ids: list[int] = []
+        for part in parts:
+            ids += await self.insert_jobs(session, part, now)
+        return ids
 
     # An engine's work: every write is fenced
 

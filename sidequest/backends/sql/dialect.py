@@ -13,6 +13,7 @@ from sidequest.backends.shapes import Group
 from sidequest.backends.sql.session import NO_VALUES, Row, Session, Values, Work, transaction
 from sidequest.backends.work import T, persist, to_the_end
 from sidequest.config import DatabaseURL
+from sidequest.jobs.record import NewJob
 from sidequest.jobs.states import State
 
 PATIENCE = timedelta(seconds=5)
@@ -27,8 +28,6 @@ class Dialect(Backend):
     """The condition that a job is waiting for its time, literally as the due index has it."""
     CLAIM_ORDER: ClassVar[str] = "priority DESC, available_at, id"
     """In which order jobs of a queue are claimed, literally as the claim index has it."""
-    ROWS_AT_ONCE: ClassVar[int] = 1
-    """How many rows `insert_jobs` inserts in one statement."""
     WHOLE_GROUPS: ClassVar[bool] = False
     """Whether `write_group` is one statement, however many changes it writes."""
     SOME_ROWS: ClassVar[str] = ""
@@ -100,8 +99,8 @@ class Dialect(Backend):
         """Whether there is such a table; `table` as the attributes `jobs`, `queues`, … name it."""
 
     @abstractmethod
-    async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
-        """Insert the rows, each with the columns `rows.INSERTED`; their ids, in order."""
+    async def insert_jobs(self, session: Session, jobs: Sequence[NewJob], now: datetime) -> Sequence[int]:
+        """Insert the jobs at `now`, by one statement; their ids, in order. They are one of the `parts` of an insert."""
 
     @abstractmethod
     async def insert_queue(self, session: Session, row: Values) -> bool:

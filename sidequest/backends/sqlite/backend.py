@@ -25,7 +25,7 @@ from sidequest.backends.instants import EPOCH, MICROSECOND
 from sidequest.backends.shapes import Group
 from sidequest.backends.sql.backend import SqlBackend
 from sidequest.backends.sql.changes import assignments, columns_of, guard, listed
-from sidequest.backends.sql.rows import CLAIMED, INSERTED, claimed_job
+from sidequest.backends.sql.rows import ALIKE_COLUMNS, ALIKE_VALUES, CLAIMED, INSERTED, claimed_job, new_rows
 from sidequest.backends.sql.session import Row, Session, Values
 from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, engine_session, is_engine
 from sidequest.backends.sqlite.session import SqliteSession, connect, translated
@@ -33,7 +33,7 @@ from sidequest.backends.sqlite.url import read_url
 from sidequest.backends.work import persist, to_the_end
 from sidequest.config import DatabaseURL
 from sidequest.errors import BackendUnavailable, ConfigError
-from sidequest.jobs.record import ClaimedJob
+from sidequest.jobs.record import ClaimedJob, NewJob
 from sidequest.jobs.states import State
 
 OLDEST = (3, 35)
@@ -236,14 +236,18 @@ class SqliteBackend(SqlBackend):
             "page_size": str(size),
         }
 
-    async def insert_jobs(self, session: Session, rows: Sequence[Values]) -> Sequence[int]:
-        insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}) VALUES ({', '.join(f':{name}' for name in INSERTED)})"
+    async def insert_jobs(self, session: Session, jobs: Sequence[NewJob], now: datetime) -> Sequence[int]:
+        insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}, {ALIKE_COLUMNS})"
+        rows = new_rows(jobs, now, self.to_column)
         if len(rows) == 1:
-            ((id,),) = await session.fetch(f"{insert} RETURNING id", rows[0])
+            parameters = ", ".join(f":{name}" for name in INSERTED)
+            statement = f"{insert} VALUES ({parameters}, {ALIKE_VALUES}) RETURNING id"
+            ((id,),) = await session.fetch(statement, dict(zip(INSERTED, rows[0], strict=True)))
             return (id,)
-        await session.execute_many(insert, rows)
-        ((last,),) = await session.fetch("SELECT last_insert_rowid()")
-        return range(last - len(rows) + 1, last + 1)  # AUTOINCREMENT leaves no gaps while we hold the write lock
+        columns = ", ".join(f"json_extract(value, '$[{number}]')" for number in range(len(INSERTED)))
+        statement = f"{insert} SELECT {columns}, {ALIKE_VALUES} FROM json_each(:rows) ORDER BY key RETURNING id"
+        found = await session.fetch(statement, {"rows": json.dumps(rows, ensure_ascii=False)})
+        return sorted(id for (id,) in found)  # RETURNING keeps no order; they were given in that of the rows
 
     async def insert_queue(self, session: Session, row: Values) -> bool:
         columns = ", ".join(row)
