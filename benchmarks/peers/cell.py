@@ -67,7 +67,8 @@ class Cell:
     def _environ(self) -> dict[str, str]:
         """Ours without what would configure Sidequest, and what tells programs of a peer where everything is."""
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("SIDEQUEST_", "BENCH_"))}
-        plain.pop("VIRTUAL_ENV", None)
+        for name in ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"):  # nobody compiles its modules at every start
+            plain.pop(name, None)
         return plain | {
             "PYTHONPATH": str(ROOT),
             "PYTHONHASHSEED": "0",

@@ -29,7 +29,7 @@ from tests.servers.process import Reaper
 
 OURS = ("sidequest", "bare")
 """Always there: ours, and the drivers without a queue; the others are compared with them."""
-PEERS = ("pgqueuer", "procrastinate", "huey")
+PEERS = ("pgqueuer", "procrastinate", "oban", "chancy", "saq", "taskiq", "dramatiq", "celery", "huey")
 WORKLOADS: Sequence[Workload] = (
     w1_enqueue.WORKLOAD,
     w2_bulk.WORKLOAD,
