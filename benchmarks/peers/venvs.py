@@ -42,7 +42,8 @@ class Environment:
         """Of everything that is installed there, and of Python."""
         ask = (
             "import json, sys, importlib.metadata as m;"
-            "print(json.dumps({'python': sys.version.split()[0]} | {d.metadata['Name'].lower(): d.version for d in m.distributions()}))"
+            "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()};"
+            "print(json.dumps({'python': sys.version.split()[0]} | found))"
         )
         answer: dict[str, str] = json.loads(subprocess.run([self.python, "-c", ask], check=True, capture_output=True).stdout)
         return answer

@@ -16,9 +16,7 @@ AT_ONCE = 32
 
 broker = RedisStreamBroker(url=os.environ["BENCH_URL"])
 """What its command line is pointed at."""
-TASKS: dict[str, Any] = {
-    kind: broker.task(task_name=kind)(body) for kind, body in {**bodies.ASYNC, **bodies.SYNC}.items()
-}
+TASKS: dict[str, Any] = {kind: broker.task(task_name=kind)(body) for kind, body in {**bodies.ASYNC, **bodies.SYNC}.items()}
 for kind in bodies.SYNC:
     globals()[kind] = TASKS[kind]  # a pool of processes finds them by the name of the module
 

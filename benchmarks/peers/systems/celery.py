@@ -13,13 +13,19 @@ SYSTEM = System(
     databases=("redis",),
     kinds=SYNC_ONLY,
     modes={
-        "default": Mode("`celery worker`: prefork, as many processes as cores, prefetch 4, acknowledged before it runs", [WORKER]),
+        "default": Mode(
+            "`celery worker`: prefork, as many processes as cores, prefetch 4, acknowledged before it runs", [WORKER]
+        ),
         "tuned": Mode(
             "prefork of 2, prefetch 64, no gossip, mingle or heartbeat, log level WARNING, acknowledged before it runs",
             [(*QUIET, "--concurrency", "2", "--prefetch-multiplier", "64")],
             only=("W1", "W2", "W3 sync", "W4", "W6", "W7", "W8", "start"),
         ),
-        "threads": Mode("--pool threads, 100 of them, for jobs that wait", [(*QUIET, "--pool", "threads", "--concurrency", "100")], only=("W5",)),
+        "threads": Mode(
+            "--pool threads, 100 of them, for jobs that wait",
+            [(*QUIET, "--pool", "threads", "--concurrency", "100")],
+            only=("W5",),
+        ),
     },
     bulk=10_000,
     about="No result backend. A task is acknowledged before it runs, so there is no lag to report. It has no call for many "

@@ -13,7 +13,9 @@ SYSTEM = System(
     python=(3, 12),
     kinds=ASYNC_ONLY,
     modes={
-        "default": Mode("`oban start --queues default:10`, its examples' limit, log level INFO", [(*WORKER, "--queues", "default:10")]),
+        "default": Mode(
+            "`oban start --queues default:10`, its examples' limit, log level INFO", [(*WORKER, "--queues", "default:10")]
+        ),
         "tuned": Mode("two nodes, limit 100 each, uvloop, log level WARNING", [FAST, FAST]),
     },
     environment=lambda url: {"OBAN_DSN": url},

@@ -13,7 +13,9 @@ SYSTEM = System(
     modes={
         "default": Mode("`saq`: one process, concurrency 10", [WORKER], {"BENCH_CONCURRENCY": "10"}),
         "tuned": Mode(
-            "`saq --workers 2 --quiet`, concurrency 100 each", [(*WORKER, "--workers", "2", "--quiet")], {"BENCH_CONCURRENCY": "100"}
+            "`saq --workers 2 --quiet`, concurrency 100 each",
+            [(*WORKER, "--workers", "2", "--quiet")],
+            {"BENCH_CONCURRENCY": "100"},
         ),
     },
     left={
