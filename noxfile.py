@@ -10,6 +10,7 @@ nox -s mutants -- --databases sqlite --only lease
 nox -s mutants -- --databases chaos      those of engines and workers
 nox -s chaos           processes killed, frozen and cut off, on every database: minutes; --chaos-scale 0.2 for fewer
 nox -s soak            a minute of everything at once; -- --database mysql --seconds 600
+nox -s bench           how fast it is; -- --peers beside others, -- --only W3 for one workload
 nox -s plans           what the databases do for our statements when there are millions of jobs; --rows for fewer
 """
 
@@ -126,6 +127,6 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """How fast it is, on this machine."""
-    install(session, "bench")
+    """How fast it is, on this machine; -- --peers: beside other systems, each in an environment of its own."""
+    install(session, "bench", "servers")
     session.run("python", "-m", "benchmarks", *session.posargs)

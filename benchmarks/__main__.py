@@ -95,7 +95,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--databases", type=_names, help=f"start private servers: {', '.join(NAMES)}, or all (default sqlite)")
     parser.add_argument("--url", action="append", default=[], help="a server that runs; may be given more than once")
-    parser.add_argument("--rows", type=int, help="waiting jobs, and as many finished ones (default 100 000; with --peers 1 000 000)")
+    parser.add_argument(
+        "--rows", type=int, help="waiting jobs, and as many finished ones (default 100 000; with --peers 1 000 000)"
+    )
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs per drain (default 20 000)")
     parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured (default 3)")
     parser.add_argument("--only", default="", help="run the workloads whose name contains this")

@@ -91,9 +91,7 @@ def _burn(job: int) -> None:
     marks.now(job, marks.END)
 
 
-ASYNC: Mapping[str, Callable[[int], Awaitable[None]]] = {
-    body.__name__: body for body in (noop, sleep, nap, hold, die, compute)
-}
+ASYNC: Mapping[str, Callable[[int], Awaitable[None]]] = {body.__name__: body for body in (noop, sleep, nap, hold, die, compute)}
 SYNC: Mapping[str, Callable[[int], None]] = {
     body.__name__: body for body in (sync_noop, sync_sleep, sync_nap, sync_die, sync_compute)
 }

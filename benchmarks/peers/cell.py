@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,12 +36,13 @@ class CellFailed(Exception):
 
 
 class Cell:
-    def __init__(self, contestant: Contestant, environment: Environment, store: Store, watcher: Reaper) -> None:
+    """Its processes are watched by a reaper of their own, which ends them should the harness be killed."""
+
+    def __init__(self, contestant: Contestant, environment: Environment, store: Store) -> None:
         self.contestant = contestant
         self.system = contestant.system
         self._environment = environment
         self._store = store
-        self._watcher = watcher
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
@@ -49,6 +51,7 @@ class Cell:
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="sidequest-bench-", dir=parent)))
             self.marks = str(folder / "marks")
             self.url = opened.enter_context(self._store.empty())
+            self._watcher = opened.enter_context(closing(Reaper()))
             self.processes = Processes(self._watcher, folder)
             opened.callback(self.processes.kill)
             self._variables = self._environ()
@@ -67,7 +70,8 @@ class Cell:
     def _environ(self) -> dict[str, str]:
         """Ours without what would configure Sidequest, and what tells programs of a peer where everything is."""
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("SIDEQUEST_", "BENCH_"))}
-        plain.pop("VIRTUAL_ENV", None)
+        for name in ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"):  # nobody compiles its modules at every start
+            plain.pop(name, None)
         return plain | {
             "PYTHONPATH": str(ROOT),
             "PYTHONHASHSEED": "0",
@@ -83,17 +87,19 @@ class Cell:
 
     def client(self, task: str, *arguments: object, patience: float = CLIENT) -> Any:
         """What a client of the system answers. Raises CellFailed."""
-        running = self.begin_client(task, *arguments)
-        return self.end_client(running, task, patience)
+        running = self._begin_client(task, *arguments)
+        return self._end_client(running, task, patience)
 
-    def begin_client(self, task: str, *arguments: object) -> subprocess.Popen[bytes]:
+    def _begin_client(self, task: str, *arguments: object) -> subprocess.Popen[bytes]:
         command = [self._environment.python, "-m", "benchmarks.peers.client", self.system.name, task, *map(str, arguments)]
-        return subprocess.Popen(
+        running = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**self._variables, TAG: self.processes.tag},
         )  # fmt: skip
+        self._watcher.watch(running, signal.SIGTERM)
+        return running
 
-    def end_client(self, running: subprocess.Popen[bytes], task: str, patience: float) -> Any:
+    def _end_client(self, running: subprocess.Popen[bytes], task: str, patience: float) -> Any:
         try:
             answer, errors = running.communicate(timeout=patience)
         except subprocess.TimeoutExpired:

@@ -24,6 +24,8 @@ from typing import Any
 
 WARM = 5
 """Enqueues of each caller before they are counted: connections are open, statements are prepared."""
+Call = tuple[int, int, int]
+"""A job's number, and the instants before and after its enqueue, in nanoseconds."""
 
 
 def main(system: str, task: str, *arguments: str) -> None:
@@ -39,7 +41,7 @@ def run(awaitable: Any) -> Any:
         return await awaitable
 
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415 - systems without event loops need none
     except ImportError:
         return asyncio.run(work())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -127,16 +129,20 @@ async def _until(client: Any, kind: str, deadline: float) -> int:
     return stored
 
 
-async def _paced(app: Any, kind: str, jobs: Sequence[int], pause: float) -> list[tuple[int, int, int]]:
-    calls: list[tuple[int, int, int]] = []
+async def _paced(app: Any, kind: str, jobs: Sequence[int], pause: float) -> Sequence[Call]:
     async with app.connect(1) as client:
-        tick = time.monotonic()
-        for job in jobs:
-            tick += pause
-            await asyncio.sleep(max(tick - time.monotonic(), 0))
-            before = time.monotonic_ns()
-            await client.enqueue(kind, job)
-            calls.append((job, before, time.monotonic_ns()))
+        return await pace(client, kind, jobs, pause)
+
+
+async def pace(client: Any, kind: str, jobs: Sequence[int], pause: float) -> Sequence[Call]:
+    calls: list[Call] = []
+    tick = time.monotonic()
+    for job in jobs:
+        tick += pause
+        await asyncio.sleep(max(tick - time.monotonic(), 0))
+        before = time.monotonic_ns()
+        await client.enqueue(kind, job)
+        calls.append((job, before, time.monotonic_ns()))
     return calls
 
 
@@ -181,8 +187,8 @@ def _singles_sync(app: Any, kind: str, callers: int, seconds: float) -> float:
         return sum(stored) / (time.perf_counter() - began)
 
 
-def _paced_sync(app: Any, kind: str, jobs: Sequence[int], pause: float) -> list[tuple[int, int, int]]:
-    calls: list[tuple[int, int, int]] = []
+def _paced_sync(app: Any, kind: str, jobs: Sequence[int], pause: float) -> Sequence[Call]:
+    calls: list[Call] = []
     with app.connect(1) as client:
         tick = time.monotonic()
         for job in jobs:

@@ -13,6 +13,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 VARIABLE = "BENCH_MARKS"
@@ -56,7 +57,7 @@ def _write(record: bytes) -> None:
 def count(path: str) -> int:
     """How many records there are; costs nothing."""
     try:
-        return os.stat(path).st_size // RECORD.size
+        return Path(path).stat().st_size // RECORD.size
     except FileNotFoundError:
         return 0
 
@@ -64,7 +65,7 @@ def count(path: str) -> int:
 def read(path: str, skip: int = 0) -> Iterator[Mark]:
     """The records after the first `skip`."""
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             file.seek(skip * RECORD.size)
             found = file.read()
     except FileNotFoundError:

@@ -72,14 +72,14 @@ class Processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + patience
-        while self._tagged() and time.monotonic() < deadline:
+        while self.tagged() and time.monotonic() < deadline:
             for process, _, _ in self._running:
                 process.poll()
             time.sleep(0.02)
         self.kill()
 
     def kill(self) -> None:
-        while alive := self._tagged():
+        while alive := self.tagged():
             for pid in alive:
                 reaper.send(pid, signal.SIGKILL)
             for process, _, _ in self._running:
@@ -94,7 +94,8 @@ class Processes:
         lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         return " / ".join(lines[-LAST_LINES:])
 
-    def _tagged(self) -> list[int]:
+    def tagged(self) -> list[int]:
+        """All processes of the measurement, also those that left their family."""
         mine = f"{TAG}={self.tag}".encode()
         found: list[int] = []
         for entry in Path("/proc").glob("[0-9]*/environ"):

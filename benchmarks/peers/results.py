@@ -76,7 +76,10 @@ def show(results: Results, workloads: Sequence[Workload]) -> None:
         print(f"\n{workload.key}: {workload.says}" + (f"; × is the ratio to {base}" if base else ""))
         width = max(map(len, contestants))
         for name, rounds in contestants.items():
-            cells = [_cell(figure, summary(rounds, contestants.get(base or "", ()), figure.name)) for figure in workload.figures]
+            cells = [
+                _cell(figure, summary(rounds, contestants.get(base or "", ()), figure.name)) for figure in workload.figures
+            ]
+            cells.append(_of_bare(workload.figures[0], name, contestants))
             print(f"  {name:{width}}  " + "  ".join(cell for cell in cells if cell))
     for failure in results.failures:
         print(f"\nfailed: {failure['contestant']}, {failure['workload']}, round {failure['round']}: {failure['why']}")
@@ -93,6 +96,16 @@ def _cell(figure: Figure, found: Summary | None) -> str:
     if found.low != found.high:
         text += f" ({number(found.low)} to {number(found.high)})"
     return text + (f" ×{found.ratio:.2f}" if found.ratio is not None else "")
+
+
+def _of_bare(figure: Figure, name: str, contestants: Mapping[str, Sequence[Values]]) -> str:
+    """How much of what the same database's driver does without a queue, of ours."""
+    system, database, _ = name.split()
+    bare = contestants.get(f"bare {database} driver")
+    if system != "sidequest" or bare is None:
+        return ""
+    found = summary(contestants[name], bare, figure.name)
+    return f"= {100 * found.ratio:.0f} % of bare {database}" if found is not None and found.ratio is not None else ""
 
 
 def number(value: float) -> str:

@@ -7,6 +7,8 @@ contestant, so that an unquiet minute does not strike the same one every time.
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,37 +22,24 @@ from benchmarks.machine import description
 from benchmarks.peers import venvs
 from benchmarks.peers.cell import Cell, CellFailed
 from benchmarks.peers.contestants import Contestant, System
+from benchmarks.peers.plan import WORKLOADS
 from benchmarks.peers.results import Results, show
 from benchmarks.peers.stores import Store, stores
-from benchmarks.peers.workloads import scale, start, w1_enqueue, w2_bulk, w3_drain, w4_latency, w5_waiting, w6_cpu, w7_idle, w8_crash
 from benchmarks.peers.workloads.w3_drain import TooShort
 from benchmarks.peers.workloads.workload import Memory, Workload
 from tests.servers.process import Reaper
 
 OURS = ("sidequest", "bare")
 """Always there: ours, and the drivers without a queue; the others are compared with them."""
-PEERS = ("pgqueuer", "procrastinate", "huey")
-WORKLOADS: Sequence[Workload] = (
-    w1_enqueue.WORKLOAD,
-    w2_bulk.WORKLOAD,
-    *w3_drain.WORKLOADS,
-    w4_latency.WORKLOAD,
-    *w5_waiting.WORKLOADS,
-    w6_cpu.WORKLOAD,
-    w7_idle.WORKLOAD,
-    w8_crash.WORKLOAD,
-    start.WORKLOAD,
-    *scale.WORKLOADS,
-)
+PEERS = ("pgqueuer", "procrastinate", "oban", "chancy", "saq", "taskiq", "dramatiq", "celery", "huey")
 TRIES = 4
-"""How often a drain may turn out too short before it is taken as it is."""
+"""How often a drain may turn out too short before that is a failure."""
 
 
 @dataclass
 class Run:
     environments: Mapping[str, venvs.Environment]
     stores: Mapping[str, Store]
-    watcher: Reaper
     results: Results
     rows: int
     """Finished rows of the workload that has a past."""
@@ -74,7 +63,7 @@ class Run:
     def _measure(self, workload: Workload, contestant: Contestant, memory: Memory) -> Any:
         for _ in range(TRIES):
             environment, store = self.environments[contestant.system.name], self.stores[contestant.database]
-            with Cell(contestant, environment, store, self.watcher) as cell:
+            with Cell(contestant, environment, store) as cell:
                 try:
                     return workload.measure(cell, memory)
                 except TooShort:
@@ -83,19 +72,20 @@ class Run:
 
 
 def run(options: Namespace) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as with Ctrl-C: everything is closed on the way out
     results = Results()
     systems = list(_systems(options))
     plan = [workload for workload in WORKLOADS if options.only.lower() in workload.key.lower()]
     environments = dict(_environments(systems, results))
     wanted = {database for system in systems for database in system.databases if database in _databases(system, options)}
     with closing(Reaper()) as watcher, stores(sorted(wanted), watcher, results.skip) as found:
-        running = Run(environments, found, watcher, results, options.rows)
+        running = Run(environments, found, results, options.rows)
         contestants = [
             Contestant(system, database, mode)
             for system in systems
             for database in _databases(system, options)
             for mode in system.modes
-            if system.name in environments and database in found and mode in (options.modes or system.modes)
+            if system.name in environments and database in found and _wanted(system, mode, options)
         ]
         servers = {name: store.facts() for name, store in found.items()}
         for number in range(options.rounds):
@@ -106,6 +96,10 @@ def run(options: Namespace) -> None:
                         running.measure(workload, contestant, number)
             _write(options, results, systems, environments, servers)
     show(results, plan)
+    if options.plot is not None:
+        from benchmarks.peers.plot import draw  # noqa: PLC0415 - takes a second to import
+
+        draw(results.values, plan, options.plot)
 
 
 def _systems(options: Namespace) -> Iterator[System]:
@@ -121,6 +115,11 @@ def _databases(system: System, options: Namespace) -> Sequence[str]:
     if system.name not in OURS:
         return system.databases
     return [name for name in system.databases if name in (options.databases or ("postgres",))]
+
+
+def _wanted(system: System, mode: str, options: Namespace) -> bool:
+    """The drivers are there whatever modes were asked for: they have none of these names."""
+    return not options.modes or mode in options.modes or "pipeline" in system.kinds
 
 
 def _environments(systems: Sequence[System], results: Results) -> Iterator[tuple[str, venvs.Environment]]:
@@ -149,7 +148,10 @@ def _write(
     told = {
         system.name: {
             "versions": environments[system.name].versions(),
-            "modes": {name: mode.says for name, mode in system.modes.items()},
+            "modes": {
+                name: {"says": mode.says, "workers": mode.workers, "environment": mode.environment}
+                for name, mode in system.modes.items()
+            },
             "about": system.about,
         }
         for system in systems

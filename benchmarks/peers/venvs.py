@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.peers.contestants import System
@@ -18,6 +18,9 @@ CACHE = ROOT / ".nox" / "peers"
 READY = "bench-ready"
 """The file that says with which requirements an environment was completed."""
 INSTALLING = 600.0
+"""Seconds that an installation may take."""
+FOREIGN = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+"""Variables of ours that an installation must not see."""
 
 
 class Missing(Exception):
@@ -39,7 +42,8 @@ class Environment:
         """Of everything that is installed there, and of Python."""
         ask = (
             "import json, sys, importlib.metadata as m;"
-            "print(json.dumps({'python': sys.version.split()[0]} | {d.metadata['Name'].lower(): d.version for d in m.distributions()}))"
+            "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()};"
+            "print(json.dumps({'python': sys.version.split()[0]} | found))"
         )
         answer: dict[str, str] = json.loads(subprocess.run([self.python, "-c", ask], check=True, capture_output=True).stdout)
         return answer
@@ -70,19 +74,18 @@ def environment(system: System) -> Environment:
     return found
 
 
-def _make(folder: Path, base: Path, requires: tuple[str, ...] | list[str] | object) -> None:
-    wanted = list(requires)  # type: ignore[call-overload]
+def _make(folder: Path, base: Path, wanted: Sequence[str]) -> None:
     uv = shutil.which("uv")
     if uv:
         _run(uv, "venv", "--quiet", "--python", str(base), str(folder))
-        _run(uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *wanted)
+        _run(uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(folder / "bin" / "python"), *wanted)
         return
     _run(str(base), "-m", "venv", str(folder))
     _run(str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
 
 
 def _run(*command: str) -> None:
-    plain = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    plain = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     subprocess.run(command, check=True, capture_output=True, timeout=INSTALLING, env=plain)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.peers import bodies
 from huey import SqliteHuey
+
+from benchmarks.peers import bodies
 
 huey = SqliteHuey(filename=os.environ["BENCH_URL"].removeprefix("sqlite:///"))
 TASKS: dict[str, Any] = {kind: huey.task(name=kind)(body) for kind, body in bodies.SYNC.items()}

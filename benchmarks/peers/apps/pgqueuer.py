@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pgqueuer
 import uvloop
+from pgqueuer import AsyncpgDriver, AsyncpgPoolDriver, Job, PgQueuer, Queries
 
 from benchmarks.peers import bodies
-from pgqueuer import AsyncpgDriver, AsyncpgPoolDriver, Job, PgQueuer, Queries
 
 URL = os.environ["BENCH_URL"]
 
@@ -27,7 +27,7 @@ async def create() -> AsyncGenerator[PgQueuer, None]:
         queue = PgQueuer.from_asyncpg_connection(connection)
         for kind, body in bodies.ASYNC.items():
 
-            async def run(job: Job, body=body) -> None:  # noqa: ANN001
+            async def run(job: Job, body=body) -> None:
                 await body(int(job.payload or b"0"))
 
             queue.entrypoint(kind)(run)

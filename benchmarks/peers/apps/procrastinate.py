@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from benchmarks.peers import bodies
 from procrastinate import App, PsycopgConnector
+
+from benchmarks.peers import bodies
 
 CHUNK = 1_000
 """Jobs in one of its batches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from benchmarks import history
 from benchmarks.peers import bodies, marks
+from benchmarks.peers.client import pace
 from benchmarks.prototypes import make_prototype
 from sidequest import Sidequest, job
 from sidequest.backends import make_backend
@@ -16,8 +18,13 @@ from sidequest.config import QueueSettings
 from sidequest.jobs.job import JobDef
 
 JOBS: dict[str, JobDef[[int], None]] = {
-    kind: job(name=kind)(body) for kind, body in {**bodies.ASYNC, **bodies.SYNC}.items()  # type: ignore[arg-type]
+    kind: job(name=kind)(body)
+    for kind, body in {**bodies.ASYNC, **bodies.SYNC}.items()  # type: ignore[arg-type]
 }
+MODULE = "benchmarks.peers.apps.sidequest"
+"""What workers import: the functions themselves are from another module."""
+REST = 1.0
+"""Seconds after the first job, for the workers to come to rest."""
 WEEK = 7 * 24 * 3600
 LATER = 5_000
 """Future jobs that are stored at a time."""
@@ -58,10 +65,23 @@ async def start_up() -> float:
     """Seconds from `async with` in an app, engine included, to the first line of its first job."""
     skip = marks.count(os.environ[marks.VARIABLE])
     began = time.monotonic_ns()
-    async with Sidequest(os.environ["BENCH_URL"]) as sq:
+    async with Sidequest(os.environ["BENCH_URL"], modules=[MODULE]) as sq:
         await (await sq.enqueue(JOBS["noop"].call(0))).wait()
     [mark] = marks.read(os.environ[marks.VARIABLE], skip)
     return (mark.began - began) / 1e9
+
+
+async def paced_in_app(kind: str, first: str, count: str, pause: str) -> Sequence[tuple[int, int, int]]:
+    """As `paced` of any client, by an app that has its engine with it."""
+    file = os.environ[marks.VARIABLE]
+    ready = marks.count(file) + 1
+    async with Sidequest(os.environ["BENCH_URL"], modules=[MODULE]) as sq:
+        await (await sq.enqueue(JOBS[kind].call(-1))).wait()
+        await asyncio.sleep(REST)
+        calls = await pace(Client(sq), kind, range(int(first), int(first) + int(count)), float(pause))
+        while marks.count(file) < ready + len(calls):  # noqa: ASYNC110 - a file; and the harness does not wait for ever
+            await asyncio.sleep(0.01)
+        return calls
 
 
 async def past(finished: str, later: str) -> None:

@@ -25,7 +25,6 @@ SYSTEM = System(
             f"queue concurrency and max_concurrent_jobs {WIDE}, 2 workers at most",
             [ENGINE],
             {"SIDEQUEST_MAX_CONCURRENT_JOBS": WIDE, "SIDEQUEST_MAX_WORKERS": "2", "BENCH_CONCURRENCY": WIDE},
-            only=("W1", "W2", "W3 async", "W3 sync", "W4", "W5", "W6", "W7", "W8", "start"),
         ),
         "wide": Mode(
             "queue concurrency and max_concurrent_jobs 10 000",
