@@ -7,6 +7,7 @@ anybody prints here goes to stderr.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, BinaryIO
 
 from sidequest import failpoints
@@ -207,9 +209,15 @@ async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
         engine = Engine(Orders(settings, script, start["predecessor"]), store, WorkerProcess, pipe)
         pipe.engine = engine
         _drain_on_signals(engine)
-        await engine.run(lambda: pipe.send(Kind.READY, {"engine": engine.engine_id, "pid": os.getpid()}))
+        await engine.run(partial(_ready, pipe, engine))
     finally:
         await store.close()
+
+
+def _ready(pipe: AppPipe, engine: Engine) -> None:
+    gc.freeze()
+    gc.enable()  # see `__main__`
+    pipe.send(Kind.READY, {"engine": engine.engine_id, "pid": os.getpid()})
 
 
 def _drain_on_signals(engine: Engine) -> None:

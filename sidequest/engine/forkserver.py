@@ -115,6 +115,10 @@ class _Process(ForkServerProcess):
     def _Popen(process_obj: BaseProcess) -> _Popen:  # noqa: N802 - as multiprocessing calls it
         return _Popen(process_obj)
 
+    def __reduce__(self) -> Any:
+        """A worker gets what it would get by spawn: nothing of an engine, and `spawn` as the way to start processes."""
+        return object.__new__, (SpawnProcess,), vars(self)
+
 
 class Forking(ForkServerContext):
     """Remembers the process that was made with it."""

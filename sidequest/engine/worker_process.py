@@ -292,7 +292,7 @@ def _begin(handed: _Handed) -> _Begun:
     """Start the process, and `serve` in it. Called in a thread; what it returns is `run_in_executor` in parts."""
     context = forkserver.make_context()
     try:
-        executor = ProcessPoolExecutor(1, context, initializer=prepare_process, initargs=handed)
+        executor = ProcessPoolExecutor(1, context, initializer=prepare_process, initargs=tuple(handed))
         return _Begun(executor, executor.submit(serve), context.process)
     finally:
         for given in (handed.channel, handed.stacks, handed.output):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import gc
 import signal
+from importlib import import_module
 from types import FrameType
 
-from sidequest.worker import serve as serve  # noqa: PLC0414 - what this is for
 from sidequest.worker import title
 
 
@@ -22,5 +22,8 @@ def _ignore(signum: int, frame: FrameType | None) -> None:
 # systemd signals the whole group at the start of a stop, and the running workers' ends must still be told
 for _number in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(_number, _ignore)
+gc.disable()  # nothing of what is imported is garbage; to look for some takes a tenth of the time
+import_module("sidequest.worker.serve")
 gc.freeze()  # a collection in a worker would touch, and so copy, all that is here
+gc.enable()
 title.show(title.TEMPLATE)
