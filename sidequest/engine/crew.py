@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -103,7 +104,7 @@ class Crew:
 
     def warm_up(self) -> None:
         """Start the lanes that are kept in any case."""
-        self.start(self._settings.min_workers - len(self._lanes))
+        self.start(self._settings.min_workers - self.alive())
 
     def start(self, count: int) -> None:
         """Start more lanes; none while the last ones could not start, nor when all is ending."""
@@ -112,6 +113,7 @@ class Crew:
                 return
             lane = Lane(self._owner, self._make_link())
             lane.link.trust_until(self._trusted_until_us)
+            lane.link.gone = partial(self._gone, lane)
             self._lanes.append(lane)
             self.gone.clear()
             self._errands.start(self._live, lane)
@@ -162,6 +164,12 @@ class Crew:
         if lane.since_hello is None and not self._stopping:
             self._start_failed(lane, death)
         self._died(lane, death)
+
+    def _gone(self, lane: Lane) -> None:
+        """Its process has ended: the next one starts while its last words and the verdicts on its jobs are still to come."""
+        lane.closing = True
+        if lane.since_hello is not None:
+            self.warm_up()
 
     def _start_failed(self, lane: Lane, death: Death) -> None:
         self._failed_starts += 1

@@ -164,6 +164,8 @@ class Engine:
         self._assemble()
         dispatching: asyncio.Task[None] | None = None
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._errands.run)
+            self._lanes.crew.warm_up()  # now: it takes longer than all that comes before the first claim
             await self._heartbeat.register()
             await self._store.save_queues(self._settings.queues.values())
             await self._replay()
@@ -171,11 +173,10 @@ class Engine:
                 await self._rescue.release(self._orders.predecessor, DIED)
             await self._rescue.release_dead_of_this_host()
             await tasks.start(self._wakeups.run)
-            for loop in (self._errands.run, self._outbox.run, self._heartbeat.run, self._heartbeat.guard,
+            for loop in (self._outbox.run, self._heartbeat.run, self._heartbeat.guard,
                          self._rescue.run, self._cancellations.run, self._cleanup.run, self._ends.run, self._announcer.run,
                          self._inquiries.run, self._watch_lanes):  # fmt: skip
                 tasks.start_soon(loop)
-            self._lanes.crew.warm_up()
             dispatching = asyncio.create_task(self._dispatcher.run())
             try:
                 await failpoints.reach("engine.before_ready")

@@ -28,6 +28,7 @@ class InlineLink:
 
     def __init__(self, client: Client) -> None:
         self.pid = os.getpid()
+        self.gone: Callable[[], None] = lambda: None
         self._client = client
         self._incoming = Splitter()
         self._outgoing = Splitter()

@@ -2,31 +2,33 @@
 
 Each worker is a `ProcessPoolExecutor` of one process that runs one long-lived call, `serve`. Its
 future resolves only when the worker ends, so a death names exactly one worker; jobs and their ends
-travel in frames over a private socket. Reasons and measurements: docs/design/decisions/0001.
+travel in frames over a private socket. Reasons and measurements: docs/design/decisions/0001 and 0007.
 """
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import socket
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sidequest.clock import monotonic
+from sidequest.engine import forkserver
 from sidequest.engine.output import OutputPipe
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json
+from sidequest.wire.signals import DUMP_SIGNAL
 from sidequest.wire.unsent import left_in, make_memory
-from sidequest.worker.serve import DUMP_SIGNAL, prepare_process, serve
+from sidequest.worker.entry import prepare_process, serve
 
-SPAWN = multiprocessing.get_context("spawn")  # fork would copy the engine's loop, sockets and connections
 STACKS_LIMIT = 64_000
 DUMP_WAIT = 0.2
 """Seconds in which a worker that is about to be killed may write its stacks."""
@@ -58,15 +60,15 @@ class Death:
 
     @property
     def out_of_the_blue(self) -> bool:
-        """A SIGKILL for no job's sake says nothing about which job provoked it."""
-        return self.exitcode == -signal.SIGKILL and self.killed_for is None
+        """A SIGKILL for no job's sake, or what may have been one, says nothing about which job provoked it."""
+        return self.exitcode in (-signal.SIGKILL, None) and self.killed_for is None
 
     def describe(self) -> str:
         code = self.exitcode
         if self.cause:
             return f"the worker process was killed: {self.cause}"
         if code is None:
-            return "the worker process died"
+            return "the worker process died, and nobody could see how"
         if code >= 0:
             return f"the worker process exited with code {code}"
         try:
@@ -81,6 +83,9 @@ class Link(Protocol):
     """What a lane needs of the place where its jobs run."""
 
     pid: int
+    """0 until there is a process."""
+    gone: Callable[[], None]
+    """Called when the process has ended, before its last words are heard; set by whoever wants to know."""
 
     async def run(
         self, greeting: dict[str, Any], on_frame: Callable[[Kind, bytes], None], on_output: Callable[[bytes], None]
@@ -120,6 +125,7 @@ class WorkerProcess(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.pid = 0
+        self.gone: Callable[[], None] = _nothing
         self._word: Any = RawArray("q", 4)
         self._unsent = make_memory()
         self._splitter = Splitter()
@@ -147,18 +153,25 @@ class WorkerProcess(asyncio.Protocol):
         ours, theirs = socket.socketpair()
         self._stacks_in, stacks = socket.socketpair()
         self._stacks_in.setblocking(False)
-        reader, writer = SPAWN.Pipe(duplex=False)
-        executor = ProcessPoolExecutor(
-            1, SPAWN, initializer=prepare_process, initargs=(theirs, self._word, self._unsent, stacks, writer)
-        )
-        earlier = set(multiprocessing.active_children())
-        served = loop.run_in_executor(executor, serve)
-        for handed in (theirs, stacks, writer):
-            handed.close()
-        [process] = set(multiprocessing.active_children()) - earlier
-        self.pid = process.pid or 0
+        reader, writer = Pipe(duplex=False)
         self._output = OutputPipe(reader, on_output)
+        # in a thread: the template may still import, and a machine without memory takes its time
+        beginning = loop.run_in_executor(None, _begin, _Handed(theirs, self._word, self._unsent, stacks, writer))
+        try:
+            executor, future, process = await asyncio.shield(beginning)
+        except BaseException:
+            beginning.add_done_callback(_end_unwanted)
+            self._over = True
+            self._output.finish()
+            ours.close()
+            self._stacks_in.close()
+            raise
+        self.pid = process.pid or 0
+        served = asyncio.wrap_future(future)
         gone = loop.create_task(_gone(process))
+        gone.add_done_callback(lambda _: self.gone())
+        if self._killed_for is not None or self._cause:
+            self._kill_group()  # it was to be killed before there was anything to kill
         try:
             transport, _ = await loop.connect_accepted_socket(lambda: self, ours)
             self._transport = transport
@@ -175,7 +188,7 @@ class WorkerProcess(asyncio.Protocol):
             served.add_done_callback(_forget)
             executor.shutdown(wait=False)
             self._stacks_in.close()
-        return self._death(process.exitcode)
+        return self._death(forkserver.exit_code(process))
 
     def write(self, frame: bytes) -> None:
         if self._transport is None:
@@ -199,6 +212,8 @@ class WorkerProcess(asyncio.Protocol):
     async def kill(self, for_job: int | None, cause: str = "") -> None:
         if self._killed_for is None and not self._cause:  # else somebody is at it, and may wait for the stacks
             self._killed_for, self._cause, self._suspect = for_job, cause, self._word[0]
+            if not self.pid:
+                forkserver.end()  # it does not get to make this worker: another one will
             self._stacks = await self.stacks()
             self._kill_group()
 
@@ -237,7 +252,7 @@ class WorkerProcess(asyncio.Protocol):
 
     async def stacks(self) -> str:
         async with self._dumping:
-            if self._over or self._stacks_in is None:
+            if self._over or self._stacks_in is None or not self.pid:
                 return ""  # the number may belong to another process by now
             with suppress(OSError):  # what came too late for those who asked before
                 self._stacks_in.recv(STACKS_LIMIT)
@@ -251,7 +266,7 @@ class WorkerProcess(asyncio.Protocol):
 
     def _kill_group(self) -> None:
         """The worker and whatever its jobs started in its process group."""
-        if self._over:
+        if self._over or not self.pid:
             return  # the number may belong to another process by now
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -265,6 +280,45 @@ class WorkerProcess(asyncio.Protocol):
                 await self._end_of_frames.wait()
         if self._transport is not None:
             self._transport.abort()
+
+
+class _Handed(NamedTuple):
+    """What a worker is given; all but the memory is closed here when it has it."""
+
+    channel: socket.socket
+    word: Any
+    unsent: Any
+    stacks: socket.socket
+    output: Connection
+
+
+class _Begun(NamedTuple):
+    executor: ProcessPoolExecutor
+    served: Future[None]
+    process: BaseProcess
+
+
+def _begin(handed: _Handed) -> _Begun:
+    """Start the process, and `serve` in it. Called in a thread; what it returns is `run_in_executor` in parts."""
+    context = forkserver.make_context()
+    try:
+        executor = ProcessPoolExecutor(1, context, initializer=prepare_process, initargs=tuple(handed))
+        return _Begun(executor, executor.submit(serve), context.process)
+    finally:
+        for given in (handed.channel, handed.stacks, handed.output):
+            given.close()
+
+
+def _end_unwanted(beginning: asyncio.Future[_Begun]) -> None:
+    """A worker that came when nobody waited for it any more."""
+    if not beginning.cancelled() and beginning.exception() is None:
+        executor, _, process = beginning.result()
+        process.kill()
+        executor.shutdown(wait=False)
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _gone(process: BaseProcess) -> None:

@@ -1,4 +1,4 @@
-"""WORKER PROCESS ⇄ engine. The entry points that an engine's executor calls here.
+"""WORKER PROCESS ⇄ engine. What an engine's executor calls here, by way of `entry`.
 
 `prepare_process` is the executor's initializer and does nothing that could fail; `serve` is the one
 long-lived call. Nothing that a job raises or returns leaves `serve` as a Python object.
@@ -7,6 +7,7 @@ long-lived call. Nothing that a job raises or returns leaves `serve` as a Python
 from __future__ import annotations
 
 import asyncio
+import atexit
 import faulthandler
 import io
 import logging
@@ -19,6 +20,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from ctypes import Array
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -31,6 +33,8 @@ from sidequest.jobs import client as clients
 from sidequest.jobs.naming import Script
 from sidequest.wire.frames import Kind, pack, read_json
 from sidequest.wire.messages import Role
+from sidequest.wire.signals import DUMP_SIGNAL
+from sidequest.worker import title
 from sidequest.worker.async_host import AsyncHost, HostProtocol
 from sidequest.worker.channel import Channel
 from sidequest.worker.client import WorkerClient
@@ -40,8 +44,6 @@ from sidequest.worker.loading import Loader
 from sidequest.worker.reporting import FrameReporter
 from sidequest.worker.sync_host import SyncHost
 
-DUMP_SIGNAL = signal.SIGRTMIN + 8 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
-"""Makes a worker write the stacks of all its threads, even when a job holds the GIL."""
 LOOK = 1.0
 """Seconds between two looks of a worker at how long its engine may be trusted."""
 MARK = "SIDEQUEST_WORKER"
@@ -74,6 +76,9 @@ def prepare_process(
     _handed.append(_Handed(channel, word, unsent, stacks))
     with suppress(OSError):
         os.setsid()
+    title.show(title.WORKER)
+    _keep_descriptors()
+    _leave_forkserver()
     _redirect_output(output)
     _volunteer_for_the_kernel()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -151,6 +156,26 @@ class _Redirect:
 
     def __call__(self, frame: bytes) -> None:
         self.target(frame)
+
+
+def _keep_descriptors() -> None:
+    """Programs that jobs start, in whatever way, get none of ours: they would hold the channel open after our death."""
+    with suppress(OSError):  # not Linux
+        for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+            with suppress(OSError):  # the one that lists them
+                os.set_inheritable(number, number <= 2)
+
+
+def _leave_forkserver() -> None:
+    """What jobs start by `multiprocessing` is to be in this worker's group, and to die with it: no child of the template.
+
+    And a daemon that a job leaves behind must not keep the template alive by holding its line.
+    """
+    server: Any = forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+        util.Finalize(None, atexit._run_exitfuncs, exitpriority=-1)  # before 3.13 a fork ends without
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:

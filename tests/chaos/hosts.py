@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.truth import VARIABLE
-from tests.integration.waiting import MARK, marked_processes
+from tests.integration.waiting import MARK, marked_processes, marked_workers
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +69,7 @@ class Host:
 
     @property
     def workers(self) -> list[int]:
-        return self._pids("multiprocessing.spawn")
+        return sorted(marked_workers(self._mark))
 
     def words(self) -> str:
         """The end of its log."""

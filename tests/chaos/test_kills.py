@@ -20,7 +20,7 @@ from tests.chaos import chaos_jobs as jobs
 from tests.chaos.conftest import StartHost, StartSidequest, all_ended, all_records
 from tests.chaos.hosts import kill_all, send
 from tests.chaos.truth import TruthLog, check
-from tests.integration.waiting import engine_pid, eventually, marked_processes
+from tests.integration.waiting import engine_pid, eventually, marked_workers
 
 Scale = Callable[[int], int]
 FULL, SOME = 50, 5
@@ -41,7 +41,7 @@ async def engine_is_new(sq: Sidequest, old: int) -> bool:
 async def burden() -> float:
     """How many times slower than it should be this machine starts a process just now; 1 at least."""
     began = time.monotonic()
-    process = await asyncio.create_subprocess_exec(sys.executable, "-P", "-c", "import sidequest.engine.__main__")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-P", "-c", "import sidequest.engine.app_pipe")
     await process.wait()
     return max(1.0, (time.monotonic() - began) / BARE_START)
 
@@ -108,10 +108,10 @@ async def test_workers_killed_again_and_again_cost_only_the_job_that_they_ran(
     for _ in range(kills):
         victim = await eventually(lambda: next((run for run in truth.running() if run.pid not in killed), None))
         killed.add(victim.pid)
-        before = workers_of(mark)
+        before = marked_workers(mark)
         assert send(victim.pid, signal.SIGKILL)
         began = time.monotonic()
-        await eventually(lambda before=before: workers_of(mark) - before)
+        await eventually(lambda before=before: marked_workers(mark) - before)
         replaced.append(time.monotonic() - began)
     await all_ended(sq, within=90)
     records = await all_records(sq)
@@ -165,7 +165,3 @@ async def test_a_worker_that_nobody_can_kill_any_more_ends_by_itself(sq: Sideque
     await eventually(truth.running)
     kill_all([*one.app, *one.engines])
     await eventually(lambda: not one.workers, within=5)
-
-
-def workers_of(mark: str) -> set[int]:
-    return {pid for pid, command in marked_processes(mark).items() if "multiprocessing.spawn" in command}

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from sidequest import Sidequest, State
+from sidequest.worker.title import TEMPLATE, WORKER
 
 MARK = "SIDEQUEST_TEST_MARK"
 
@@ -53,9 +54,26 @@ def marked_processes(mark: str) -> dict[int, str]:
     return found
 
 
+def marked_workers(mark: str) -> set[int]:
+    """Those of them that are workers; not what they are forked from."""
+    return {pid for pid in marked_processes(mark) if _title(pid) == WORKER}
+
+
+def marked_templates(mark: str) -> set[int]:
+    """Those of them that workers are forked from."""
+    return {pid for pid in marked_processes(mark) if _title(pid) == TEMPLATE}
+
+
 def marked_engines(mark: str) -> list[int]:
     """Those of them that are engines, and not a worker of one that is just being made from it: that leads no group yet."""
     return [pid for pid, command in marked_processes(mark).items() if "-m sidequest.engine" in command and _leads(pid)]
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # it ended meanwhile
+        return ""
 
 
 def _leads(pid: int) -> bool:
