@@ -20,7 +20,7 @@ from tests.integration.conftest import StartSidequest
 from tests.integration.waiting import engine_pid, eventually, in_state, marked_processes
 
 
-async def test_what_had_ended_in_a_worker_does_not_run_again_when_that_worker_dies(start: StartSidequest, tmp_path: Path) -> None:
+async def test_what_had_ended_in_a_worker_that_dies_does_not_run_again(start: StartSidequest, tmp_path: Path) -> None:
     """Short jobs follow each other in one worker, which tells of their ends now and then; each of five kills it."""
     log = tmp_path / "log"
     sq = await start(max_workers=1)
