@@ -85,8 +85,9 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan in words, before it begins."""
         megabytes = max(1, round(len(self.names) * self.jobs * JOB_BYTES / 1e6))
+        database = DatabaseURL.parse(self.url).shown
         return [
-            f"bench works in {DatabaseURL.parse(self.url).shown}, in {self.where.describe(self.name)}, and removes them again",
+            f"bench works in {database}, in {self.where.describe(self.name)}, and removes what it made",
             "your own tables and jobs are neither read nor changed",
             f"{len(self.names)} measurements of about {self.seconds:g} s and at most {self.jobs:,} jobs each keep the database "
             f"busy meanwhile, and take up to {megabytes:,} MB",

@@ -71,7 +71,7 @@ def test_what_is_going_to_happen_is_said_before() -> None:
     url = "postgresql://ann:s3cret@db/shop?schema=jobs"
     plan = bench.Plan(url, ground(url), RUN, ["round-trip", "enqueue"], 20_000, 3)
     assert plan.lines() == [
-        f"bench works in postgresql://ann@db/shop?schema=jobs, in tables of its own ({RUN}_…), and removes them again",
+        f"bench works in postgresql://ann@db/shop?schema=jobs, in tables of its own ({RUN}_…), and removes what it made",
         "your own tables and jobs are neither read nor changed",
         "2 measurements of about 3 s and at most 20,000 jobs each keep the database busy meanwhile, and take up to 40 MB",
     ]
@@ -306,14 +306,15 @@ async def test_the_first_signal_cancels_the_second_waits_and_the_third_leaves(mo
     running = asyncio.create_task(stoppable.run(work()))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    signal.raise_signal(signal.SIGTERM)
-    await cleaning.wait()
-    signal.raise_signal(signal.SIGINT)
-    signal.raise_signal(signal.SIGINT)
-    await gone.wait()
-    assert not running.done()
-    cleaned.set()
-    assert await running is None
+    async with asyncio.timeout(10):
+        signal.raise_signal(signal.SIGTERM)
+        await cleaning.wait()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        await gone.wait()
+        assert not running.done()
+        cleaned.set()
+        assert await running is None
     assert left == [stoppable.exit_code] == [143]
 
 
@@ -330,7 +331,7 @@ async def test_what_goes_wrong_while_it_is_stopped_is_told() -> None:
     await asyncio.sleep(0)
     signal.raise_signal(signal.SIGINT)
     with pytest.raises(Failed, match="the database has gone"):
-        await running
+        await asyncio.wait_for(running, 10)
 
 
 # A failure in the middle; and whose run is over
