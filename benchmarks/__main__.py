@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import drains, enqueues, idle, jobs, latency, versus
+from benchmarks import drains, enqueues, idle, jobs, latency, starting, versus
 from benchmarks.bridge import bridge
 from benchmarks.databases import NAMES, Place, places
 from benchmarks.figures import Collected, Figures
@@ -41,13 +41,15 @@ def workloads(count: int, rows: int, rounds: int) -> Sequence[Workload]:
         Workload("latency, own engine, sync job", lambda url: latency.from_owner(url, jobs.started_at, 200), rounds),
         Workload("drain of sync no-ops", lambda url: drains.drain(url, jobs.sync_noop, count), rounds),
         Workload("drain of async no-ops", lambda url: drains.drain(url, jobs.async_noop, count), rounds),
-        Workload("start-up", drains.start_up, rounds),
+        Workload("start-up", starting.start_up, rounds),
+        Workload("recovery from a crash", starting.recovery, rounds),
     )
 
 
 def without_database(count: int, rounds: int) -> Sequence[Workload]:
     return (
         Workload("bridge alone, sync", lambda _: bridge(jobs.sync_noop, count), rounds),
+        Workload("start of workers", starting.workers, rounds),
         Workload("bridge alone, async", lambda _: bridge(jobs.async_noop, count), rounds),
     )
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from benchmarks import history, jobs
 from benchmarks.figures import Figures
-from benchmarks.machine import children, cpu_seconds, engine_pid
+from benchmarks.machine import cpu_seconds, descendants, engine_pid
 from benchmarks.observers import observer
 from benchmarks.prototypes import make_prototype
 from sidequest import Sidequest
@@ -55,9 +55,9 @@ async def _cpu_percent(url: str, rest: Callable[[float], Any]) -> float:
     async with Sidequest(url) as sq:
         await _run_one_job(sq)
         engine = engine_pid()
-        begin = {pid: cpu_seconds(pid) for pid in (engine, *children(engine))}
+        begin = {pid: cpu_seconds(pid) for pid in (engine, *descendants(engine))}
         await rest(WATCHED)
-        used = sum(cpu_seconds(pid) - begin.get(pid, 0.0) for pid in (engine, *children(engine)))
+        used = sum(cpu_seconds(pid) - begin.get(pid, 0.0) for pid in (engine, *descendants(engine)))
         return 100 * used / WATCHED
 
 

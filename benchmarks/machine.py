@@ -36,6 +36,20 @@ def children(parent: int) -> list[int]:
     return found
 
 
+def descendants(ancestor: int) -> list[int]:
+    """Children, and what they have started: workers are forked by a child of their engine."""
+    found = children(ancestor)
+    for pid in found:
+        found += children(pid)
+    return found
+
+
+def own_memory(pid: int) -> int:
+    """Bytes of its memory, that which several share being divided among them."""
+    smaps = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return 1024 * int(next(line for line in smaps.splitlines() if line.startswith("Pss:")).split()[1])
+
+
 def cpu_seconds(pid: int) -> float:
     """What the process has used so far, in steps of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -125,6 +125,10 @@ class Forking(ForkServerContext):
 
     process: BaseProcess
 
+    def __init__(self) -> None:
+        super().__init__()
+        forkserver.set_forkserver_preload([TEMPLATE])  # where nobody began beforehand
+
     def Process(self, *args: Any, **kwargs: Any) -> BaseProcess:  # type: ignore[override] # noqa: N802
         self.process = _Process(*args, **kwargs)
         return self.process

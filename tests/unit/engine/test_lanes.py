@@ -442,6 +442,28 @@ async def test_min_workers_are_kept_warm() -> None:
         assert len(shop.links) == 2
 
 
+async def test_the_next_worker_starts_while_the_last_words_of_a_dead_one_are_still_awaited() -> None:
+    async with workshop() as shop:
+        shop.links[0].gone()
+        await settle()
+        assert len(shop.links) == 2
+        shop.links[0].die(1)
+        await settle()
+        assert len(shop.links) == 2
+
+
+async def test_a_worker_that_died_before_it_said_hello_is_replaced_after_a_pause_only() -> None:
+    async with workshop(warm=0) as shop:
+        shop.lanes.crew.warm_up()
+        await settle()
+        shop.links[0].gone()
+        shop.links[0].die(1)
+        await settle()
+        assert len(shop.links) == 1
+        await shop.look(2, every=0.1)
+        assert len(shop.links) == 2
+
+
 async def test_a_worker_that_had_its_share_is_closed_and_replaced() -> None:
     async with workshop(max_jobs_per_worker=2) as shop:
         await shop.accept(1)
