@@ -356,11 +356,16 @@ class Sidequest(Client):
             if engine is not None:
                 self._announcer.teach(engine, Lesson(modules, import_path()).to_bytes())
 
-    async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
-        store, joined = self._opened(), self._joined
+    async def _insert_one(self, job: NewJob, connection: object | None) -> int:
+        self._opened()
+        if connection is not None or self._joined is None:
+            return await super()._insert_one(job, connection)
         await failpoints.reach("enqueue.before_send")
-        if connection is None and len(jobs) == 1 and joined is not None:
-            return (await joined.insert(jobs[0]),)
+        return await self._joined.insert(job)
+
+    async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:
+        store = self._opened()
+        await failpoints.reach("enqueue.before_send")
         ids = await store.insert(jobs, self._settings.queue_defaults, connection)
         await failpoints.reach("enqueue.after_commit")
         if connection is None:

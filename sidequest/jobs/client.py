@@ -68,13 +68,16 @@ class Client(ABC):
         if the caller commits. Raises TypeError or ValueError for a bad option, and then nothing was
         stored; BackendUnavailable when the database cannot be reached: the job may have been stored
         only if the connection broke in the middle of the commit, when nobody can say.
+
+        Calls that are under way together share a statement, and nothing else: what is wrong with one is
+        no concern of the others. Whoever is cancelled before the job is on its way has not stored it.
         """
         _must_be_call("call", call)
         if options:
             call = replace(call, options=with_options(call.options, options))
         if call.definition is not None:
             self._prepare((call.definition,))
-        [id] = await self._insert((call.resolved(self._job_defaults),), call.options.get("connection"))
+        id = await self._insert_one(call.resolved(self._job_defaults), call.options.get("connection"))
         return JobHandle(id, call.name, self, call.definition)
 
     async def enqueue_many(
@@ -82,6 +85,7 @@ class Client(ABC):
     ) -> Sequence[JobHandle[Any]]:
         """Store many jobs, all or none; the handles come in the order of the calls.
 
+        The calls may come from a generator. Their arguments, as text, are kept until all are stored.
         With `connection` they become part of that transaction, as with the option of that name.
         """
         if isinstance(calls, JobCall) or not isinstance(calls, Iterable):
@@ -103,6 +107,11 @@ class Client(ABC):
     @abstractmethod
     def _prepare(self, definitions: Iterable[Definition]) -> None:
         """Make sure that workers will find these jobs' code; raise ConfigError if they cannot."""
+
+    async def _insert_one(self, job: NewJob, connection: object | None) -> int:
+        """Store a job that has nothing to do with others; its id."""
+        [id] = await self._insert([job], connection)
+        return id
 
     @abstractmethod
     async def _insert(self, jobs: Sequence[NewJob], connection: object | None = None) -> Sequence[int]:

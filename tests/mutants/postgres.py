@@ -133,12 +133,6 @@ MUTANTS: Sequence[Mutant] = (
     ),
     # Enqueueing
     backend(
-        name="what differs among the jobs of a batch is taken from the first",
-        before="if column.count(column[0]) < len(column)}",
-        after="if not column.count(column[0])}",
-        seen_by="test_insert.py::test_jobs_that_differ_in_one_thing_each_keep_what_is_theirs",
-    ),
-    backend(
         name="ids of a batch are returned in the wrong order",
         before="ORDER BY number RETURNING id",
         after="ORDER BY number DESC RETURNING id",

@@ -215,6 +215,12 @@ MUTANTS: Sequence[Mutant] = (
         seen_by="test_time.py::test_a_future_job_is_not_claimed_until_promoted",
     ),
     rows(
+        name="what differs among the jobs of a batch is taken from the first",
+        before="if column.count(column[0]) < len(column)}",
+        after="if column.count(column[0]) < 2}",
+        seen_by="test_insert.py::test_jobs_that_differ_in_one_option_keep_it",
+    ),
+    rows(
         name="all jobs of a batch are taken to be alike",
         before="if way != known or columns is None:",
         after="if columns is None:",

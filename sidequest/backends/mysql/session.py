@@ -148,6 +148,11 @@ class MysqlSession(Session):
         found: bool = self._connection.closed
         return found
 
+    def literal(self, value: object) -> str:
+        """The value as it may stand in a statement that takes parameters."""
+        text: str = self._connection.escape(value)
+        return text.replace("%", "%%")
+
     async def begin(self) -> None:
         self._unsent = list(self._begin)
 

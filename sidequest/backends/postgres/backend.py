@@ -29,7 +29,7 @@ from sidequest.backends.server_time import ServerTime
 from sidequest.backends.shapes import Group
 from sidequest.backends.sql.backend import SqlBackend
 from sidequest.backends.sql.changes import assignments, columns_of, guard, listed
-from sidequest.backends.sql.rows import ALIKE_COLUMNS, ALIKE_VALUES, CLAIMED, INSERTED, claimed_job, new_rows
+from sidequest.backends.sql.rows import ALIKE_COLUMNS, ALIKE_VALUES, CLAIMED, INSERTED, claimed_job, new_columns, new_rows
 from sidequest.backends.sql.session import Session, Values
 from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, is_engine
 from sidequest.backends.work import to_the_end
@@ -91,6 +91,9 @@ class PostgresBackend(SqlBackend):
         self._beats: PostgresPool | None = None
         self._connection: Callable[[], AbstractAsyncContextManager[Any]] | None = None
         self._database: str | None = None
+        self._insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}, {ALIKE_COLUMNS})"
+        signs = ", ".join(f":{name}" for name in INSERTED)
+        self._insert_one = f"{self._insert} VALUES ({signs}, {ALIKE_VALUES}) RETURNING id"
         self._checked: WeakSet[Any] = WeakSet()
 
     # Opening
@@ -277,23 +280,16 @@ class PostgresBackend(SqlBackend):
         return {name.removeprefix("server_"): found[name] for name in FACTS if name in found}
 
     async def insert_jobs(self, session: Session, jobs: Sequence[NewJob], now: datetime) -> Sequence[int]:
-        insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}, {ALIKE_COLUMNS})"
-        rows = new_rows(jobs, now, self.to_column)
-        if len(rows) == 1:
-            parameters = ", ".join(f":{name}" for name in INSERTED)
-            statement = f"{insert} VALUES ({parameters}, {ALIKE_VALUES}) RETURNING id"
-            ((id,),) = await session.fetch(statement, dict(zip(INSERTED, rows[0], strict=True)))
+        if len(jobs) == 1:
+            values = dict(zip(INSERTED, new_rows(jobs, now, self.to_column)[0], strict=True))
+            ((id,),) = await session.fetch(self._insert_one, values)
             return (id,)
-        # What is the same for all travels once, which makes this faster than COPY: that has to send every column, and
-        # to take the ids before. Few sets of columns differ in practice, so few statements are prepared.
-        columns = dict(zip(INSERTED, zip(*rows, strict=True), strict=True))
-        several = {name: column for name, column in columns.items() if column.count(column[0]) < len(column)}
-        several.setdefault("name", columns["name"])
-        shared = {name: column[0] for name, column in columns.items() if name not in several}
+        # Faster than COPY, which has to send every column, and to take the ids before. The columns in which jobs
+        # differ are few, and nearly always the same few: so this is not many statements to prepare.
+        shared, several = new_columns(jobs, now, self.to_column)
         new = ", ".join(f":{name}::{TYPES[name]}" if name in shared else f"new_{name}" for name in INSERTED)
-        statement = (
-            f"{insert} SELECT {new}, {ALIKE_VALUES} FROM {_rows_of(tuple(several), 'number')} ORDER BY number RETURNING id"
-        )
+        rows = _rows_of(tuple(several), "number")
+        statement = f"{self._insert} SELECT {new}, {ALIKE_VALUES} FROM {rows} ORDER BY number RETURNING id"
         return [id for (id,) in await session.fetch(statement, {**shared, **several})]
 
     async def insert_queue(self, session: Session, row: Values) -> bool:

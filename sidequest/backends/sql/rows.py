@@ -20,7 +20,7 @@ from sidequest.jobs.states import State
 ToColumn = Callable[[datetime], Any]
 FromColumn = Callable[[Any], datetime]
 
-INSERTED = (
+INSERTED: tuple[str, ...] = (
     "name", "args", "queue", "ready", "priority", "available_at", "max_attempts", "timeout_ms", "kill_grace_ms", "backoff",
     "retry_delay_ms", "isolated", "tags", "meta", "inserted_at",
 )  # fmt: skip
@@ -77,6 +77,17 @@ def new_rows(jobs: Iterable[NewJob], now: datetime, to_column: ToColumn) -> list
             known, columns = way, (*_way_columns(job, now, to_column), inserted_at)
         rows.append((job.name, job.args, *columns))
     return rows
+
+
+def new_columns(jobs: Sequence[NewJob], now: datetime, to_column: ToColumn) -> tuple[dict[str, Any], dict[str, Row]]:
+    """The same by columns: those in which all of the jobs agree, and those in which they do not, at least one of these.
+
+    What is the same for all need not travel with each, and jobs that come together agree in nearly all.
+    """
+    columns = dict(zip(INSERTED, zip(*new_rows(jobs, now, to_column), strict=True), strict=True))
+    several = {name: column for name, column in columns.items() if column.count(column[0]) < len(column)}
+    several.setdefault("name", columns["name"])
+    return {name: column[0] for name, column in columns.items() if name not in several}, several
 
 
 def _way_columns(job: NewJob, now: datetime, to_column: ToColumn) -> Row:

@@ -25,7 +25,7 @@ from sidequest.backends.instants import EPOCH, MICROSECOND
 from sidequest.backends.shapes import Group
 from sidequest.backends.sql.backend import SqlBackend
 from sidequest.backends.sql.changes import assignments, columns_of, guard, listed
-from sidequest.backends.sql.rows import ALIKE_COLUMNS, ALIKE_VALUES, CLAIMED, INSERTED, claimed_job, new_rows
+from sidequest.backends.sql.rows import ALIKE_COLUMNS, ALIKE_VALUES, CLAIMED, INSERTED, claimed_job, new_columns, new_rows
 from sidequest.backends.sql.session import Row, Session, Values
 from sidequest.backends.sql.sqlalchemy_session import SqlalchemySession, connection_of, engine_session, is_engine
 from sidequest.backends.sqlite.session import SqliteSession, connect, translated
@@ -78,6 +78,9 @@ class SqliteBackend(SqlBackend):
         self._reader: SqliteSession | None = None
         self._beater: SqliteSession | None = None
         self._beat_turn = asyncio.Lock()
+        self._insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}, {ALIKE_COLUMNS})"
+        signs = ", ".join(f":{name}" for name in INSERTED)
+        self._insert_one = f"{self._insert} VALUES ({signs}, {ALIKE_VALUES}) RETURNING id"
 
     # Opening
 
@@ -237,16 +240,16 @@ class SqliteBackend(SqlBackend):
         }
 
     async def insert_jobs(self, session: Session, jobs: Sequence[NewJob], now: datetime) -> Sequence[int]:
-        insert = f"INSERT INTO {self.jobs} ({', '.join(INSERTED)}, {ALIKE_COLUMNS})"
-        rows = new_rows(jobs, now, self.to_column)
-        if len(rows) == 1:
-            parameters = ", ".join(f":{name}" for name in INSERTED)
-            statement = f"{insert} VALUES ({parameters}, {ALIKE_VALUES}) RETURNING id"
-            ((id,),) = await session.fetch(statement, dict(zip(INSERTED, rows[0], strict=True)))
+        if len(jobs) == 1:
+            values = dict(zip(INSERTED, new_rows(jobs, now, self.to_column)[0], strict=True))
+            ((id,),) = await session.fetch(self._insert_one, values)
             return (id,)
-        columns = ", ".join(f"json_extract(value, '$[{number}]')" for number in range(len(INSERTED)))
-        statement = f"{insert} SELECT {columns}, {ALIKE_VALUES} FROM json_each(:rows) ORDER BY key RETURNING id"
-        found = await session.fetch(statement, {"rows": json.dumps(rows, ensure_ascii=False)})
+        shared, several = new_columns(jobs, now, self.to_column)
+        places = {name: f"json_extract(value, '$[{number}]')" for number, name in enumerate(several)}
+        new = ", ".join(f":{name}" if name in shared else places[name] for name in INSERTED)
+        statement = f"{self._insert} SELECT {new}, {ALIKE_VALUES} FROM json_each(:rows) ORDER BY key RETURNING id"
+        rows = json.dumps(list(zip(*several.values(), strict=True)), ensure_ascii=False)
+        found = await session.fetch(statement, {**shared, "rows": rows})
         return sorted(id for (id,) in found)  # RETURNING keeps no order; they were given in that of the rows
 
     async def insert_queue(self, session: Session, row: Values) -> bool:
