@@ -38,7 +38,7 @@ POINTS: Mapping[str, str] = {
     "migrate.before_step": "a step of the schema is about to begin",
     "migrate.before_commit": "a step is made, and not yet noted as applied",
     "migrate.after_step": "a step is applied, and the next one has not begun",
-    "app.before_engine": "the tables fit, and the engine process is about to be started",
+    "app.before_engine": "the tables fit, and the engine process is about to be given its orders",
     # engine
     "engine.before_open": "the engine has its orders, and is about to open the database",
     "engine.before_ready": "the engine is registered and its predecessor's jobs are released, and the app has not heard of it",

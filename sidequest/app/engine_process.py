@@ -69,6 +69,8 @@ class EngineProcess:
         self._on_ended = on_ended
         self._directory = Path.cwd()  # a later engine must find a relative database where the first one did
         self._process: Process | None = None
+        self._unordered = False
+        """Whether there is a process that waits for its orders."""
         self._splitter = Splitter()
         self._workers: tuple[WorkerGroup, ...] = ()
         self._unanswered = 0
@@ -116,17 +118,27 @@ class EngineProcess:
 
     # Life
 
+    async def launch(self) -> None:
+        """Start the process, which imports what it needs and then waits for the orders that `start` gives it.
+
+        Raises EngineStartError.
+        """
+        self._enter("starting")
+        await self._launch()
+
     async def start(self, predecessor: str | None = None) -> None:
-        """Start the engine and wait until it is ready.
+        """Start the engine, or the one that was launched, and wait until it is ready.
 
         Raises EngineStartError with the child's own error, or when it takes longer than
         `start_timeout`; then no process is left.
         """
         if self._state != "restarting":
             self._enter("starting")
-        self._splitter = Splitter()
         try:
-            await self._launch(predecessor)
+            if not self._unordered:
+                await self._launch()
+            self._unordered = False
+            self._send(Kind.START, self._orders(predecessor))
             async with asyncio.timeout(self._settings.start_timeout.total_seconds()):
                 ready = await self._answer()
         except TimeoutError:
@@ -193,7 +205,8 @@ class EngineProcess:
         self.begin_to_stop()
         process = self._process
         if process is not None:
-            with anyio.move_on_after(self._settings.shutdown_timeout.total_seconds() + STOP_MARGIN):
+            patience = 0.0 if self._unordered else self._settings.shutdown_timeout.total_seconds() + STOP_MARGIN
+            with anyio.move_on_after(patience):
                 await process.wait()
             await self._kill()
         self._enter("none")
@@ -208,7 +221,8 @@ class EngineProcess:
         self._stopping = True
         self._signal_group(signal.SIGKILL)
 
-    async def _launch(self, predecessor: str | None) -> None:
+    async def _launch(self) -> None:
+        self._splitter = Splitter()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "sidequest.engine",
@@ -216,7 +230,7 @@ class EngineProcess:
             )  # fmt: skip
         except OSError as error:  # no more processes or descriptors, no such directory any more
             raise EngineStartError(f"the engine process could not be started: {error}") from error
-        self._send(Kind.START, self._orders(predecessor))
+        self._unordered = True
 
     async def _answer(self) -> dict[str, Any]:
         """The first READY; EngineStartError for FAILED or an end without a word."""

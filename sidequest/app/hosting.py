@@ -27,7 +27,7 @@ Role = Literal["owner", "client"]
 
 
 class Hosting:
-    """`start`, then `run` in somebody's task group, then `stop`. Without a lock this process is always the owner."""
+    """`launch`, `start`, then `run` in somebody's task group, then `stop`. Without a lock this process is always the owner."""
 
     def __init__(self, engine: EngineProcess, lock: HostLock | None, engine_runs: Callable[[], None]) -> None:
         """`engine_runs` is called when this process has an engine."""
@@ -38,9 +38,15 @@ class Hosting:
         self._engine_runs = engine_runs
         self._chance = Random()
 
+    async def launch(self) -> None:
+        """Let the engine's process begin, if it falls to this one; `start` goes on from there. Raises EngineStartError."""
+        if self._elected():
+            self.role = "owner"
+            await self.engine.launch()
+
     async def start(self) -> None:
         """Start the engine if it falls to this process. Raises EngineStartError; then another one may try."""
-        if not self._elected():
+        if self.role == "client" and not self._elected():
             return
         self.role = "owner"
         try:

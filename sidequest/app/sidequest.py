@@ -239,13 +239,18 @@ class Sidequest(Client):
     async def _live(self, started: asyncio.Future[None]) -> None:
         """One task holds everything that is open, so that start and stop may come from different ones."""
         store = make_backend(self._settings.url, pool=self._pool)  # __init__ has seen to it that this works
+        self._ends = ends = EndWatch(store, self._watch)
+        hosting: Hosting | None = None
         try:
+            if self._settings.engine in ("auto", "process"):
+                self._hosting = hosting = self._new_hosting(ends)
+                await hosting.launch()  # it imports while we open the database
             await store.open()
             if self._settings.migrate:
                 await store.migrate()
             await store.check_schema()
             async with anyio.create_task_group() as tasks:
-                await self._live_with(store, tasks, started)
+                await self._live_with(store, ends, tasks, started)
         except BaseException as error:
             if started.done():
                 raise
@@ -253,35 +258,37 @@ class Sidequest(Client):
             started.exception()  # whoever awaits it gets it; nobody awaiting is no news
         finally:
             clients.detach(self)
-            if self._ends is not None:
-                self._ends.close()
+            ends.close()
+            if hosting is not None:
+                with anyio.CancelScope(shield=True):
+                    await hosting.stop()
             self._store = self._ends = self._announcer = self._joined = self._engine = None
             self._hosting = self._inline = self._probe = None
             await store.close()
 
-    async def _live_with(self, store: Backend, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
+    async def _live_with(self, store: Backend, ends: EndWatch, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
         self._store = store
-        self._ends = EndWatch(store, self._watch)
         self._announcer = Announcer(store, suffices=self._settings.serves_all)
         self._joined = JoinedInserts(store, self._settings.queue_defaults, self._announcer.work)
-        tasks.start_soon(self._ends.run)
+        tasks.start_soon(ends.run)
         self._probe = Probe(store)
         tasks.start_soon(self._announcer.run)
         tasks.start_soon(self._probe.run)
-        if self._settings.engine == "off":
-            await self._until_stopped(started)
+        if self._hosting is not None:
+            await self._with_engine_process(self._hosting, tasks, started)
         elif self._settings.engine == "inline":
             await self._with_inline_engine(store, tasks, started)
         else:
-            await self._with_engine_process(tasks, started)
+            await self._until_stopped(started)
         tasks.cancel_scope.cancel()
 
-    async def _with_engine_process(self, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
-        assert self._ends is not None
-        engine = EngineProcess(self._settings, self._script(), self._known_modules, self._ends.watched, self._ends.ended)
-        self._known_modules()  # those that come later are told one by one
+    def _new_hosting(self, ends: EndWatch) -> Hosting:
+        engine = EngineProcess(self._settings, self._script(), self._known_modules, ends.watched, ends.ended)
         lock = HostLock(app_key(self._settings)) if self._settings.engine == "auto" else None
-        self._hosting = hosting = Hosting(engine, lock, lambda: self._has_engine(engine))
+        return Hosting(engine, lock, lambda: self._has_engine(engine))
+
+    async def _with_engine_process(self, hosting: Hosting, tasks: TaskGroup, started: asyncio.Future[None]) -> None:
+        self._known_modules()  # those that come later are told one by one
         await failpoints.reach("app.before_engine")
         await hosting.start()
         tasks.start_soon(hosting.run)

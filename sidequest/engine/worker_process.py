@@ -159,18 +159,21 @@ class WorkerProcess(asyncio.Protocol):
         beginning = loop.run_in_executor(None, _begin, _Handed(theirs, self._word, self._unsent, stacks, writer))
         try:
             executor, future, process = await asyncio.shield(beginning)
-        except BaseException:
+        except BaseException as error:
             beginning.add_done_callback(_end_unwanted)
+            del beginning  # which leads to the error, and that to this frame: its semaphores would never be freed
             self._over = True
             self._output.finish()
             ours.close()
             self._stacks_in.close()
+            if self._unwanted and isinstance(error, Exception):
+                return self._death(None)
             raise
         self.pid = process.pid or 0
         served = asyncio.wrap_future(future)
         gone = loop.create_task(_gone(process))
         gone.add_done_callback(lambda _: self.gone())
-        if self._killed_for is not None or self._cause:
+        if self._unwanted:
             self._kill_group()  # it was to be killed before there was anything to kill
         try:
             transport, _ = await loop.connect_accepted_socket(lambda: self, ours)
@@ -210,7 +213,7 @@ class WorkerProcess(asyncio.Protocol):
         self._word[3] = until_us
 
     async def kill(self, for_job: int | None, cause: str = "") -> None:
-        if self._killed_for is None and not self._cause:  # else somebody is at it, and may wait for the stacks
+        if not self._unwanted:  # else somebody is at it, and may wait for the stacks
             self._killed_for, self._cause, self._suspect = for_job, cause, self._word[0]
             if not self.pid:
                 forkserver.end()  # it does not get to make this worker: another one will
@@ -237,16 +240,20 @@ class WorkerProcess(asyncio.Protocol):
         self._end_of_frames.set()
         asyncio.get_running_loop().call_later(MUTE_WAIT, self._distrust, "its channel to the engine was closed")
 
+    @property
+    def _unwanted(self) -> bool:
+        """Whether we have decided to kill it."""
+        return self._killed_for is not None or bool(self._cause)
+
     def _death(self, exitcode: int | None) -> Death:
         limit_us = self._word[3]
-        ours = self._killed_for is not None or self._cause
-        by_itself = not ours and exitcode == -signal.SIGKILL and 0 < limit_us <= monotonic() * 1_000_000
+        by_itself = not self._unwanted and exitcode == -signal.SIGKILL and 0 < limit_us <= monotonic() * 1_000_000
         killed_for = 0 if by_itself else self._killed_for
         return Death(exitcode, killed_for, self._stacks, self._cause, self._suspect, lease_expired=by_itself)
 
     def _distrust(self, cause: str) -> None:
         """Somebody wrote to our descriptor, or closed it: nothing that comes from there can be trusted."""
-        if self._killed_for is None and not self._cause and not self._over:
+        if not self._unwanted and not self._over:
             self._cause, self._suspect = cause, self._word[0]
             self._kill_group()
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from sidequest import BackendUnavailable, ConfigError, EngineStartError, JobFailed, Sidequest, SidequestError, State
+from sidequest.backends.sqlite.backend import SqliteBackend
 from tests.integration import sample_jobs as jobs
 from tests.integration.conftest import StartSidequest
-from tests.integration.waiting import engine_pid, eventually, in_state, marked_processes
+from tests.integration.waiting import engine_pid, eventually, in_state, marked_engines, marked_processes
 
 
 async def test_what_had_ended_in_a_worker_that_dies_does_not_run_again(start: StartSidequest, tmp_path: Path) -> None:
@@ -225,6 +226,38 @@ async def test_the_engines_own_error_reaches_the_app(url: str, monkeypatch: pyte
         await Sidequest(url).start()
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_the_engine_process_begins_while_the_app_opens_the_database(
+    url: str, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    async def open_late(self: SqliteBackend) -> None:
+        await eventually(lambda: marked_engines(mark))
+        seen.extend(marked_engines(mark))
+        await SqliteBackend._open(self)
+
+    monkeypatch.setattr(SqliteBackend, "open", open_late)
+    async with Sidequest(url) as sq:
+        assert seen == [engine_pid(sq)]
+        assert await (await jobs.add.enqueue(1, 2)).result(timeout=10) == 3
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_an_app_that_cannot_open_its_database_leaves_the_engine_to_others(
+    url: str, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteBackend, "open", _no_database)
+        with pytest.raises(BackendUnavailable):
+            await Sidequest(url).start()
+    assert not marked_processes(mark)
+    assert time.monotonic() - began < 5  # nobody waits for what has nothing to finish
+    async with Sidequest(url) as sq:
+        assert (await sq.status()).client.role == "owner"
+
+
 @pytest.mark.database("sqlite")
 async def test_a_database_that_cannot_be_opened_is_an_error_of_start() -> None:
     with pytest.raises((ConfigError, BackendUnavailable), match="/nowhere"):
@@ -302,6 +335,10 @@ async def test_sidequest_in_a_worker_is_refused_with_the_remedy(monkeypatch: pyt
     with pytest.raises(RuntimeError, match="__main__"):
         await Sidequest(url).start()
     assert not issubclass(RuntimeError, SidequestError)
+
+
+async def _no_database(self: object) -> None:
+    raise BackendUnavailable("no database")
 
 
 def _orders_for(url: str) -> dict[str, object]:

@@ -252,6 +252,22 @@ async def test_a_signal_to_the_whole_group_of_the_engine_lets_jobs_end(sq: Sideq
     assert (await handle.refresh()).interrupts == 0
 
 
+@forked
+async def test_a_stop_while_the_template_still_imports_is_quick_and_silent(
+    birth: str, url: str, tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\nif 'multiprocessing.forkserver' in str(sys.orig_argv): time.sleep(30)\n"
+    )
+    path = filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    async with Sidequest(url):
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 5
+    assert not marked_processes(mark)
+    assert capfd.readouterr().err == ""
+
+
 # Many at once
 
 
