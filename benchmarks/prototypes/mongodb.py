@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import count as counter
@@ -19,7 +20,7 @@ CLAIMED = ("queue", "task", "args", "priority", "attempt", "max_attempts", "time
 class MongoPrototype(Prototype):
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._ids = counter(1)
+        self._ids = counter(time.time_ns())  # above those of whoever was here before
 
     async def connect(self) -> None:
         self._client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(self.url)

@@ -13,7 +13,7 @@ SYSTEM = System(
             "W1: inserts of one row each into an equally wide table; W2: in the prototype's own chunks; W3: claims and ends "
             "of 500 beside each other, with 50 000 waiting and as many finished rows",
             [],
-            only=("W1", "W2", "W3 async"),
+            only=("W1", "W2", "W3 async", "W3 sync"),
         )
     },
     about="Autocommit, each driver's and server's default durability. Callers share one connection of SQLite, which has "
