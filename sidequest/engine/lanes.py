@@ -302,14 +302,14 @@ class Lanes:
 
     def _look_for_late_ends(self) -> None:
         """A worker may keep ends back while there is more to do: not for longer than this."""
-        if not self._late_look_is_due and any(lane.role is Role.SYNC and len(lane.jobs) > 1 for lane in self.crew):
+        if not self._late_look_is_due and any(map(_may_keep_back, self.crew)):
             self._late_look_is_due = True
             self._loop.call_later(LATE, self._take_late_ends)
 
     def _take_late_ends(self) -> None:
         self._late_look_is_due = False
         for lane in self.crew:
-            if lane.role is Role.SYNC and len(lane.jobs) > 1:
+            if _may_keep_back(lane):
                 lane.take_late_ends()
         self._look_for_late_ends()
 
@@ -501,3 +501,8 @@ class Lanes:
         now = monotonic()
         for queue, count in Counter(held.job.queue for held, _ in ended).items():
             self.loads[queue].meter.ended(count, now)
+
+
+def _may_keep_back(lane: Lane) -> bool:
+    """Whether its worker may have ends that it has not sent, because there is more to do."""
+    return lane.waiting > 0 or (lane.role is Role.SYNC and len(lane.jobs) > 1)

@@ -36,12 +36,14 @@ from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import end_with_engine
 from sidequest.worker.client import WorkerClient
-from sidequest.worker.ends import Ends
+from sidequest.worker.ends import SEND_AT, Ends
 from sidequest.worker.hygiene import Hygiene
 from sidequest.worker.loading import Loader, describe
 
 CHECK_EVERY = 256
 """Jobs after which it is looked at what they left behind, also while others run."""
+LINGER = 0.001
+"""Seconds for which an end waits for others while jobs wait for its slot."""
 TELL_STARTED = 0.05
 """Jobs that run longer than this are reported as started, with their true start."""
 
@@ -72,6 +74,7 @@ class AsyncHost:
         """… and the numbers of the ends after which none was there to start."""
         self._untold: dict[int, int] = {}
         self._telling = False
+        self._sending: asyncio.Handle | None = None
         self._shutting_down = False
         self._steps = count(1)
         self._hygiene = hygiene
@@ -209,12 +212,17 @@ class AsyncHost:
         run.task.cancel(reason.describe())
 
     def _end(self, end: End) -> None:
-        if not self._ends.kept:
-            self._loop.call_soon(self._flush)
         self._unchecked.append(end.id)
         self._ends.put(end)
+        if self._sending is None:
+            soon = not any(self._waiting.values())
+            self._sending = self._loop.call_soon(self._flush) if soon else self._loop.call_later(LINGER, self._flush)
+        elif self._ends.kept == SEND_AT:
+            self._sending.cancel()
+            self._sending = self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        self._sending = None
         self._ends.flush(self._spoiled())
         failpoints.hit("worker.after_send")
 

@@ -10,6 +10,9 @@ from sidequest.wire.frames import Kind, pack
 from sidequest.wire.messages import End, pack_end
 from sidequest.wire.unsent import Unsent
 
+SEND_AT = 32
+"""Ends that are sent in one message while other jobs wait here: so the engine sends more before those are over."""
+
 
 class Ends:
     """Keeps ends until `flush`, where the engine finds them if this process dies before that."""

@@ -28,15 +28,13 @@ from sidequest.worker import stacks
 from sidequest.worker.attempt import Call, prepare
 from sidequest.worker.channel import Channel
 from sidequest.worker.client import WorkerClient
-from sidequest.worker.ends import Ends
+from sidequest.worker.ends import SEND_AT, Ends
 from sidequest.worker.hygiene import Hygiene
 from sidequest.worker.loading import Loader
 from sidequest.worker.lone_loop import LoneLoop
 
 STOP_SIGNAL = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 """A real-time signal where there are some: hardly any library takes one of those for itself."""
-SEND_EVERY = 16
-"""Ends that are sent in one message while other jobs wait: so the engine sends more before those are over."""
 CHECK_EVERY = 64
 """Jobs in a row after which it is looked at what they left behind, also while others wait."""
 GLANCE = 0.05
@@ -97,7 +95,7 @@ class SyncHost:
         failpoints.hit("worker.after_run")
         self._unchecked.append(attempt.id)
         self._ends.put(End(attempt.id, outcome, started_us, epoch_us()))
-        if self._inbox.empty() or self._ends.kept >= SEND_EVERY or self._lone_loop is not None:
+        if self._inbox.empty() or self._ends.kept >= SEND_AT or self._lone_loop is not None:
             self._send_ends()
         failpoints.hit("worker.after_send")
         self._word[0] = 0
