@@ -203,7 +203,7 @@ class Engine:
         self._heartbeat = Heartbeat(self.engine_id, settings, store, self._leases, self)
         self._dispatcher = Dispatcher(
             self.engine_id, settings, store, self._scheduler, self._lanes,
-            lambda: self._outbox.gate_open and self._heartbeat.trusted, self._leases.claim_uncertain,
+            self._may_claim, self._leases.claim_uncertain,
         )  # fmt: skip
         self._cancellations = Cancellations(self.engine_id, store, self._lanes, lambda: bool(self._lanes.held))
         self._wakeups = Wakeups(self.engine_id, store, self.wake, self.look_for_cancels, self._taught)
@@ -214,6 +214,9 @@ class Engine:
         self._ends = EndWatch(store)
         self._ends.hinted = True
         self._requests = Requests(settings, store, self._ends, self._announcer.work, lambda _: self._announcer.cancels())
+
+    def _may_claim(self) -> bool:
+        return self._outbox.gate_open and not self._outbox.behind and self._heartbeat.trusted
 
     def _greeting(self) -> dict[str, Any]:
         script = self._orders.script
@@ -344,6 +347,7 @@ class Engine:
             self._listener.jobs_ended(finals)
         if len(finals) < len(entries):  # something went back to waiting, perhaps due at once
             self._announcer.work() if self._stop.is_set() else self._dispatcher.wake()
+        self._dispatcher.room_freed()  # it claims nothing while the outbox is behind
 
     def _refused(self, entry: Entry) -> None:
         """The fence held the change off: a cancel came in between, it had landed before, or the job is no longer ours."""

@@ -127,6 +127,11 @@ class Outbox:
         return not failing and len(self._entries) + len(self._in_flight) < FULL and self._bytes < FULL_BYTES
 
     @property
+    def behind(self) -> bool:
+        """Whether more has ended than the next write takes: what is not written would run again after a crash."""
+        return len(self._entries) > BATCH
+
+    @property
     def waiting(self) -> int:
         """Changes that the store has not taken."""
         return len(self._entries) + len(self._in_flight)

@@ -14,7 +14,7 @@ from sidequest.jobs.queue import QueueRecord
 
 PATIENCE = 10
 """Rounds that a queue with work may be passed over before it goes first."""
-AHEAD = 0.025
+AHEAD = 0.02
 """Seconds of work to claim ahead of free slots, at the rate at which the queue's jobs end."""
 MOST_AHEAD = 500
 MOST_AT_ONCE = 500

@@ -166,7 +166,7 @@ def test_after_a_pause_the_rate_starts_again() -> None:
 
 
 def test_claiming_ahead_grows_with_the_rate_and_is_capped() -> None:
-    assert [metered(rate).ahead() for rate in (0, 49, 50, 1_000, 12_800, 1_000_000)] == [0, 0, 1, 20, MOST_AHEAD, MOST_AHEAD]
+    assert [metered(rate).ahead() for rate in (0, 49, 50, 1_000, 25_000, 1_000_000)] == [0, 0, 1, 20, MOST_AHEAD, MOST_AHEAD]
 
 
 # Properties
