@@ -103,33 +103,40 @@ class JoinedInserts:
 class _Insert:
     """A job on its way, and who waits for it."""
 
-    __slots__ = ("_arrived", "id", "job", "letters")
+    __slots__ = ("_arrival", "_arrived", "id", "job", "letters")
 
     def __init__(self, job: NewJob) -> None:
         self.job = job
         self.letters = len(job.args) + len(job.meta or "")
         self.id: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._arrived = asyncio.Event()
+        self._arrived = False
+        self._arrival: asyncio.Event | None = None
 
     def succeed(self, id: int) -> None:
         if not self.id.done():  # its caller may have been cancelled
             self.id.set_result(id)
-        self._arrived.set()
+        self._arrive()
 
     def fail(self, error: Exception) -> None:
         if not self.id.done():
             self.id.set_exception(error)
-        self._arrived.set()
+        self._arrive()
 
     def abandon(self) -> None:
         self.id.cancel()
-        self._arrived.set()
+        self._arrive()
+
+    def _arrive(self) -> None:
+        self._arrived = True
+        if self._arrival is not None:
+            self._arrival.set()
 
     async def has_arrived(self) -> None:
         """Wait for it, however often the caller is cancelled meanwhile."""
-        while not self._arrived.is_set():
+        self._arrival = asyncio.Event()
+        while not self._arrived:
             try:
-                await self._arrived.wait()
+                await self._arrival.wait()
             except asyncio.CancelledError:
                 continue
 

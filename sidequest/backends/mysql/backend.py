@@ -172,21 +172,23 @@ class MysqlBackend(SqlBackend):
 
     # What each dialect says in its own way
 
-    @asynccontextmanager
-    async def writer(self) -> AsyncGenerator[Session, None]:
-        async with self.reader() as session:
-            if self._time.stale:
-                await self._measure(session)
-            yield session
+    def writer(self) -> AbstractAsyncContextManager[Session]:
+        return self._working(measuring=True)
+
+    def reader(self) -> AbstractAsyncContextManager[MysqlSession]:
+        return self._working(measuring=False)
 
     @asynccontextmanager
-    async def reader(self) -> AsyncGenerator[MysqlSession, None]:
+    async def _working(self, *, measuring: bool) -> AsyncGenerator[MysqlSession, None]:
         if self._connection is None:
             raise BackendUnavailable(f"{self.url.shown} is not open")
         timeout, begin = self._access.command_timeout, BEGIN if self.pool is None else BEGIN_ANYWHERE
         try:
             async with self._connection() as connection:
-                yield MysqlSession(connection, self.url.shown, timeout, packet=self._packet, begin=begin)
+                session = MysqlSession(connection, self.shown, timeout, packet=self._packet, begin=begin)
+                if measuring and self._time.stale:
+                    await self._measure(session)
+                yield session
         except BackendUnavailable as error:
             if self._own is not None and read_only(error):
                 self._own.expire()

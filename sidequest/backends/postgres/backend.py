@@ -172,18 +172,20 @@ class PostgresBackend(SqlBackend):
 
     # What each dialect says in its own way
 
-    @asynccontextmanager
-    async def writer(self) -> AsyncGenerator[Session, None]:
-        async with self.reader() as session:
-            if self._time.stale:
-                await self._measure(session)
-            yield session
+    def writer(self) -> AbstractAsyncContextManager[Session]:
+        return self._working(measuring=True)
+
+    def reader(self) -> AbstractAsyncContextManager[Session]:
+        return self._working(measuring=False)
 
     @asynccontextmanager
-    async def reader(self) -> AsyncGenerator[PostgresSession, None]:
+    async def _working(self, *, measuring: bool) -> AsyncGenerator[Session, None]:
         try:
             async with self._connections()() as connection:
-                yield PostgresSession(connection, self.url.shown, self._access.command_timeout)
+                session = PostgresSession(connection, self.shown, self._access.command_timeout)
+                if measuring and self._time.stale:
+                    await self._measure(session)
+                yield session
         except BackendUnavailable as error:
             if self._own is not None and read_only(error):
                 self._own.expire()

@@ -53,6 +53,8 @@ class Dialect(Backend):
     ) -> None:
         """`patience` is how long conflicts are tried again; `schema` stands before the tables' names, with its dot."""
         super().__init__(url, role, pool=pool, clock=clock)
+        self.shown = url.shown
+        """The URL for messages, worked out once: sessions want it all the time."""
         self.schema = schema
         self.jobs = f"{schema}{url.prefix}jobs"
         self.queues = f"{schema}{url.prefix}queues"
