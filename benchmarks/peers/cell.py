@@ -52,6 +52,7 @@ class Cell:
             self.marks = str(folder / "marks")
             self.url = opened.enter_context(self._store.empty())
             self._watcher = opened.enter_context(closing(Reaper()))
+            self._watcher.watch_folder(folder)
             self.processes = Processes(self._watcher, folder)
             opened.callback(self.processes.kill)
             self._variables = self._environ()
@@ -82,6 +83,10 @@ class Cell:
             **self.system.environment(self.url),
             **self.contestant.mode.environment,
         }
+
+    def sibling(self) -> Cell:
+        """Another one of the same contestant, on a database of its own; not opened."""
+        return Cell(self.contestant, self._environment, self._store)
 
     # Clients
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 
 from benchmarks.peers.cell import Cell, CellFailed, spans
@@ -22,11 +23,11 @@ FILLING = 3_600.0
 
 
 def rows(cell: Cell, memory: Memory) -> Values:
-    """Drains of an almost empty table, and of one with finished and future rows."""
-    empty = [_drain(cell) for _ in range(DRAINS)]
-    cell.client("extra", "past", memory["rows"], FUTURE, patience=FILLING)
-    full = [_drain(cell) for _ in range(DRAINS)]
-    return {"kept": 100 * median(full) / median(empty), "full": median(full), "empty": median(empty), "rows": memory["rows"]}
+    """Drains of an almost empty table, and of one with finished and future rows, in turns."""
+    with cell.sibling() as other:
+        cell.client("extra", "past", memory["rows"], FUTURE, patience=FILLING)
+        pairs = [(_drain(other), _drain(cell)) for _ in range(DRAINS)]
+    return {**_compared(pairs, "empty", "full"), "rows": memory["rows"]}
 
 
 def long(cell: Cell, memory: Memory) -> Values:
@@ -39,11 +40,15 @@ def long(cell: Cell, memory: Memory) -> Values:
 
 
 def engines(cell: Cell, memory: Memory) -> Values:
-    one, four = [], []
-    for _ in range(DRAINS):
-        one.append(_drain(cell, 1))
-        four.append(_drain(cell, ENGINES))
-    return {"kept": 100 * median(four) / median(one), "four": median(four), "one": median(one)}
+    """Drains by one engine and by four, in turns."""
+    return _compared([(_drain(cell, 1), _drain(cell, ENGINES)) for _ in range(DRAINS)], "one", "four")
+
+
+def _compared(pairs: Sequence[tuple[float, float]], first: str, second: str) -> Values:
+    """Medians, and the median of the pairs' ratios in percent."""
+    befores, afters = zip(*pairs, strict=True)
+    kept = median(100 * after / before for before, after in pairs)
+    return {"kept": kept, first: median(befores), second: median(afters)}
 
 
 def _drain(cell: Cell, of_engines: int = 1) -> float:
