@@ -210,6 +210,8 @@ class Outbox:
             else:
                 self._writing_since = None
                 self._trouble.over()
+                if not refused:
+                    return _Done(batch, ())
                 return _Done(
                     [entry for entry in batch if entry.change.id not in refused],
                     [entry for entry in batch if entry.change.id in refused],
