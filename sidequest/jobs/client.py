@@ -47,12 +47,13 @@ class JobCall(Generic[R_co]):
         layers = dict(defaults)
         if self.definition is not None:
             layers |= self.definition.options
-        layers |= self.options
-        if "at" in self.options:
-            layers.pop("delay", None)
-        elif "delay" in self.options:
-            layers.pop("at", None)
-        layers.pop("connection", None)  # says where the job is stored, not what is stored
+        if self.options:
+            layers |= self.options
+            if "at" in self.options:
+                layers.pop("delay", None)
+            elif "delay" in self.options:
+                layers.pop("at", None)
+            layers.pop("connection", None)  # says where the job is stored, not what is stored
         return NewJob(self.name, self.args, **layers)
 
 
@@ -198,10 +199,9 @@ class _Batch:
             _must_be_call(f"calls[{len(self.jobs)}]", call)
         last = self._last
         if last is None or call.options is not last.options or call.definition is not last.definition:
-            self._way = call.resolved(self._defaults).way
+            self._last, self._way = call, call.resolved(self._defaults).way
             connection = call.options.get("connection")
             self._connections[id(connection)] = connection
-            self._last = call
         self.jobs.append(NewJob._make((call.name, call.args, *self._way)))
         self.definitions.append(call.definition)
 

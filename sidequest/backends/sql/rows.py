@@ -56,6 +56,9 @@ ENGINE = "id, host, pid, version, queues, started_at, heartbeat_at, beat, boot, 
 
 def insert_parts(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
     """The jobs in parts that can be one statement each: as many as are of use, and not too long for any server."""
+    if len(jobs) == 1:
+        yield jobs
+        return
     begin = length = 0
     for n, job in enumerate(jobs):
         more = SHORT + len(job.args) + len(job.meta or "") + LONGEST_TAG * len(job.tags)
