@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from multiprocessing import forkserver, popen_forkserver, util
@@ -80,6 +81,7 @@ class _Popen(popen_forkserver.Popen):
         self._status: int = self.sentinel
         self._told_by = inf
         self._asking = Lock()
+        self._unwatch: Callable[[], object] | None = None
         with suppress(ProcessLookupError):  # over already: then its status is there
             self.sentinel = os.pidfd_open(self.pid)
             self._unwatch = util.Finalize(self, os.close, (self.sentinel,))
@@ -107,7 +109,8 @@ class _Popen(popen_forkserver.Popen):
 
     def close(self) -> None:
         super().close()
-        self._unwatch()
+        if self._unwatch is not None:
+            self._unwatch()
 
 
 class _Process(ForkServerProcess):

@@ -6,14 +6,19 @@ Who hides the kernel's pidfd from an engine gets one that starts each worker ane
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidequest import JobHandle, Sidequest, State
+from sidequest.engine.worker_process import CLOSE_WAIT
 from sidequest.jobs.definition import registry
 from tests.integration import worker_jobs as jobs
 from tests.integration.conftest import StartSidequest
@@ -29,6 +34,26 @@ from tests.integration.waiting import (
 
 KNOWN: dict[str, Any] = {"modules": ["tests.integration.worker_jobs"]}
 DRIVERS = {"aiosqlite", "sqlite3", "asyncpg", "aiomysql", "pymysql", "motor", "pymongo", "bson"}
+ASKING = """
+import json, os
+from concurrent.futures import ThreadPoolExecutor
+from sidequest.engine import forkserver
+
+def ask(process):
+    while process.exitcode is None:
+        pass
+    return process.exitcode
+
+forkserver.begin()
+told = []
+with ThreadPoolExecutor(4) as pool:
+    for code in range(20):
+        process = forkserver.Forking().Process(target=os._exit, args=(code,))
+        process.start()
+        told.append(list(pool.map(ask, [process] * 4)))
+        process.close()
+print(json.dumps(told))
+"""
 forked = pytest.mark.parametrize("birth", ["forked"], indirect=True)
 
 
@@ -64,7 +89,7 @@ async def crash_of(handle: JobHandle[object]) -> str:
 async def together(sq: Sidequest, count: int, gate: Path) -> set[int]:
     """The workers of so many jobs that ran at the same time."""
     handles = [await sq.enqueue(jobs.waits.call(str(gate))) for _ in range(count)]
-    await eventually(lambda: in_state(sq, State.RUNNING, count))
+    await eventually(lambda: in_state(sq, State.RUNNING, count), within=60)
     gate.touch()
     pids = {await handle.result(timeout=20) for handle in handles}
     assert len(pids) == count
@@ -152,9 +177,16 @@ async def test_each_worker_of_many_that_end_at_once_is_said_to_have_ended_as_it_
         gate.unlink(missing_ok=True)
         codes = range(first, first + 8)
         handles = [await sq.enqueue(jobs.exits_when_told.call(str(gate), code)) for code in codes]
-        await eventually(lambda: in_state(sq, State.RUNNING, 8))
+        await eventually(lambda: in_state(sq, State.RUNNING, 8), within=60)
         gate.touch()
         assert [await crash_of(handle) for handle in handles] == [f"the worker process exited with code {c}" for c in codes]
+
+
+async def test_all_who_ask_at_once_how_a_forked_process_ended_are_told_the_same() -> None:
+    """The forkserver says it once."""
+    asking = await asyncio.create_subprocess_exec(sys.executable, "-P", "-c", ASKING, stdout=PIPE, cwd=Path.cwd())
+    told, _ = await asking.communicate()
+    assert json.loads(told) == [[code] * 4 for code in range(20)]
 
 
 async def test_a_worker_that_ends_in_peace_runs_what_was_registered_for_its_exit(
@@ -169,14 +201,22 @@ async def test_a_worker_that_ends_in_peace_runs_what_was_registered_for_its_exit
 async def test_processes_that_jobs_start_are_of_their_workers_group_and_die_with_it(sq: Sidequest, method: str) -> None:
     worker, process, group = await (await sq.enqueue(jobs.starts_a_process.call(method))).result(timeout=20)
     assert group == worker
-    os.kill(worker, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # the child made it be replaced, and so end
+        os.kill(worker, signal.SIGKILL)
     await eventually(lambda: not _alive(process))
 
 
-async def test_a_child_that_holds_a_dead_workers_channel_does_not_hold_up_the_next_worker(sq: Sidequest) -> None:
-    doomed = await sq.enqueue(jobs.leaves_a_child_that_holds_everything.call())
+async def test_a_child_that_holds_a_dead_workers_channel_does_not_hold_up_the_next_worker(
+    birth: str, start: StartSidequest, tmp_path: Path
+) -> None:
+    sq = await start(max_workers=1, **KNOWN)
+    path = tmp_path / "child"
+    doomed = await sq.enqueue(jobs.leaves_a_child_that_holds_everything.call(str(path)))
+    following = await sq.enqueue(jobs.sleeps.call(0))
     assert await crash_of(doomed) == "the worker process exited with code 9"
-    assert await (await sq.enqueue(jobs.sleeps.call(0))).result(timeout=jobs.LEFT - 1)
+    assert await following.result(timeout=20)
+    assert _alive(int(path.read_text()))
+    os.kill(int(path.read_text()), signal.SIGKILL)
 
 
 async def test_nothing_of_an_engine_that_was_killed_is_left(sq: Sidequest, mark: str) -> None:
@@ -188,13 +228,18 @@ async def test_nothing_of_an_engine_that_was_killed_is_left(sq: Sidequest, mark:
 
 
 @forked
-async def test_a_daemon_of_a_job_does_not_keep_the_template_of_a_dead_engine_alive(sq: Sidequest, mark: str) -> None:
-    doomed = await sq.enqueue(jobs.leaves_a_child_that_holds_everything.call())
+async def test_a_daemon_of_a_job_does_not_keep_the_template_of_a_dead_engine_alive(
+    sq: Sidequest, mark: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "child"
+    doomed = await sq.enqueue(jobs.leaves_a_child_that_holds_everything.call(str(path)))
     await crash_of(doomed)
     old = marked_templates(mark)
     assert len(old) == 1
     os.kill(engine_pid(sq), signal.SIGKILL)
-    await eventually(lambda: not old & marked_templates(mark), within=jobs.LEFT - 2)
+    await eventually(lambda: not old & marked_templates(mark))
+    assert _alive(int(path.read_text()))
+    os.kill(int(path.read_text()), signal.SIGKILL)
 
 
 # When the template is harmed
@@ -202,7 +247,7 @@ async def test_a_daemon_of_a_job_does_not_keep_the_template_of_a_dead_engine_ali
 
 @forked
 async def test_the_death_of_the_template_is_felt_by_no_job(sq: Sidequest, mark: str) -> None:
-    running = await sq.enqueue(jobs.sleeps.call(1.0))
+    running = await sq.enqueue(jobs.sleeps.call(CLOSE_WAIT + 1.5))  # an executor that felt it would have its worker killed
     await eventually(lambda: in_state(sq, State.RUNNING))
     engine, old = engine_pid(sq), marked_templates(mark)
     before = marked_workers(mark)
@@ -250,6 +295,14 @@ async def test_a_signal_to_the_whole_group_of_the_engine_lets_jobs_end(sq: Sideq
     os.killpg(engine_pid(sq), signal.SIGTERM)
     assert await handle.wait(timeout=15) is State.COMPLETED
     assert (await handle.refresh()).interrupts == 0
+
+
+async def test_a_signal_to_the_whole_group_of_the_engine_does_not_hide_how_workers_end(sq: Sidequest, tmp_path: Path) -> None:
+    handle = await sq.enqueue(jobs.exits_when_told.call(str(tmp_path / "gate"), 7))
+    await eventually(lambda: in_state(sq, State.RUNNING))
+    os.killpg(engine_pid(sq), signal.SIGTERM)
+    (tmp_path / "gate").touch()
+    assert await crash_of(handle) == "the worker process exited with code 7"
 
 
 @forked

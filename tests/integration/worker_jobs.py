@@ -116,17 +116,18 @@ def exits_when_told(gate: str, code: int) -> None:
 
 
 @job(max_attempts=1)
-async def leaves_a_child_that_holds_everything() -> None:
+async def leaves_a_child_that_holds_everything(path: str) -> None:
     """The child is a copy of the worker, with all of its descriptors, and in a session of its own."""
-    if os.fork() == 0:
+    mine, its = os.pipe()
+    child = os.fork()
+    if child == 0:
         os.setsid()
-        time.sleep(LEFT)
+        os.write(its, b"!")
+        time.sleep(60)
         os._exit(0)
+    os.read(mine, 1)
+    Path(path).write_text(str(child))
     os._exit(9)
-
-
-LEFT = 5
-"""Seconds for which such a child lives on: nobody can end it."""
 
 
 @job
