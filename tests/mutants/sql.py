@@ -15,6 +15,7 @@ work = partial(Mutant, file="backends/work.py")
 changes = partial(Mutant, file="backends/sql/changes.py")
 sessions = partial(Mutant, file="backends/sql/session.py")
 rows = partial(Mutant, file="backends/sql/rows.py")
+joined = partial(Mutant, file="backends/joined.py", seen_by="tests/unit/backends/test_joined.py", databases=("sqlite",))
 filters = partial(Mutant, file="backends/sql/filters.py")
 steps = partial(Mutant, file="backends/migrations/__init__.py")
 
@@ -213,6 +214,36 @@ MUTANTS: Sequence[Mutant] = (
         before="job.queue, due <= now,",
         after="job.queue, True,",
         seen_by="test_time.py::test_a_future_job_is_not_claimed_until_promoted",
+    ),
+    joined(
+        name="who is cancelled while waiting is stored all the same",
+        before="self._waiting.remove(mine)",
+        after="pass",
+    ),
+    joined(
+        name="who is cancelled on the way leaves before the write has ended",
+        before="await mine.has_arrived()",
+        after="pass",
+    ),
+    joined(
+        name="one refused job is the failure of all",
+        before="        except SidequestError as error:",
+        after="        except Exception as error:",
+    ),
+    joined(
+        name="all get one and the same error",
+        before="error if len(group) == 1 else _own(error)",
+        after="error",
+    ),
+    joined(
+        name="the statement has the context of its first caller",
+        before="undisturbed(self._write_all())",
+        after="asyncio.ensure_future(self._write_all())",
+    ),
+    joined(
+        name="nobody is told of the jobs",
+        before="            self._stored()\n",
+        after="",
     ),
     rows(
         name="what differs among the jobs of a batch is taken from the first",
