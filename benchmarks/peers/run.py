@@ -45,6 +45,14 @@ class Run:
     """Finished rows of the workload that has a past."""
     memories: dict[tuple[str, str], Memory] = field(default_factory=dict[tuple[str, str], Memory])
 
+    def measure_all(self, plan: Sequence[Workload], contestants: Sequence[Contestant], number: int) -> None:
+        """A round."""
+        for workload in plan:
+            taking_part = [one for one in contestants if workload.fits(one) and one.takes_part(workload.key)]
+            for contestant in _rotated(taking_part, number):
+                if number == 0 or not workload.once:
+                    self.measure(workload, contestant, number)
+
     def measure(self, workload: Workload, contestant: Contestant, number: int) -> None:
         """Once; what goes wrong is noted, and the run goes on."""
         began = time.monotonic()
@@ -88,18 +96,17 @@ def run(options: Namespace) -> None:
             if system.name in environments and database in found and _wanted(system, mode, options)
         ]
         servers = {name: store.facts() for name, store in found.items()}
-        for number in range(options.rounds):
-            for workload in plan:
-                taking_part = [one for one in contestants if workload.fits(one) and one.takes_part(workload.key)]
-                for contestant in _rotated(taking_part, number):
-                    if number == 0 or not workload.once:
-                        running.measure(workload, contestant, number)
+        try:
+            for number in range(options.rounds):
+                running.measure_all(plan, contestants, number)
+                _write(options, results, systems, environments, servers)
+        finally:  # a run that is interrupted says what it has
             _write(options, results, systems, environments, servers)
-    show(results, plan)
-    if options.plot is not None:
-        from benchmarks.peers.plot import draw  # noqa: PLC0415 - takes a second to import
+            show(results, plan)
+            if options.plot is not None:
+                from benchmarks.peers.plot import draw  # noqa: PLC0415 - takes a second to import
 
-        draw(results.values, plan, options.plot)
+                draw(results.values, plan, options.plot)
 
 
 def _systems(options: Namespace) -> Iterator[System]:
@@ -142,7 +149,7 @@ def _write(
     environments: Mapping[str, venvs.Environment],
     servers: Mapping[str, Any],
 ) -> None:
-    """After each round, so that a run that is interrupted leaves something."""
+    """Also after each round, so that a run that is killed leaves something."""
     if options.json is None:
         return
     told = {
