@@ -115,10 +115,6 @@ class AsyncHost:
 
     def _start(self, attempt: Attempt) -> None:
         self._running[attempt.id] = _Run(self._loop.create_task(self._attempt(attempt)))
-        self._untold[attempt.id] = 0
-        if not self._telling:
-            self._telling = True
-            self._loop.call_later(TELL_STARTED, self._tell_started)
 
     def _let_wait(self, known: int, attempts: Iterable[Attempt]) -> None:
         """Jobs that take the slots of others, also of those that have ended and of which the engine did not know that."""
@@ -147,8 +143,10 @@ class AsyncHost:
             self._vacant[queue] = deque([ended], MOST_BEHIND)
 
     async def _attempt(self, attempt: Attempt) -> None:
-        started_us = epoch_us()
-        self._untold[attempt.id] = started_us
+        self._untold[attempt.id] = started_us = epoch_us()
+        if not self._telling:
+            self._telling = True
+            self._loop.call_later(TELL_STARTED, self._tell_started)
         failpoints.hit("worker.before_run")
         try:
             outcome = await self._outcome(attempt)
@@ -166,7 +164,8 @@ class AsyncHost:
             self._send(self._loader.catalogue(Kind.CATALOGUE))
         if not isinstance(prepared, Call):
             return prepared
-        prepared.context.shutting_down = self._shutting_down
+        if self._shutting_down:
+            prepared.tell_shutdown()
         run = self._running[attempt.id]
         run.call = prepared
         if run.stop is not None:
@@ -207,8 +206,7 @@ class AsyncHost:
         run.stop = reason
         if run.call is None:
             return  # it has not had its first step; it will see the reason there
-        run.call.stop = reason
-        run.call.context.canceled = reason is StopReason.CANCEL
+        run.call.tell_stop(reason)
         run.task.cancel(reason.describe())
 
     def _end(self, end: End) -> None:
@@ -241,7 +239,7 @@ class AsyncHost:
     def _tell_started(self) -> None:
         """What has been running for so long; the others may be over before it is their turn."""
         long_ago = epoch_us() - round(TELL_STARTED * 1_000_000)
-        told = [(id, us) for id, us in self._untold.items() if 0 < us <= long_ago]
+        told = [(id, us) for id, us in self._untold.items() if us <= long_ago]
         if told:
             self._send(pack_started(told))
         for id, _ in told:
@@ -270,7 +268,7 @@ class _Run:
 
     def announce_shutdown(self) -> None:
         if self.call is not None:
-            self.call.context.shutting_down = True
+            self.call.tell_shutdown()
 
     def forget_timer(self) -> None:
         if self.timer is not None:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -42,13 +43,24 @@ UNKNOWN_WAIT = timedelta(seconds=30)
 
 @dataclass(slots=True)
 class Call:
-    """A job ready to be called; `run()` is the user's code, `context` what it may ask."""
+    """A job ready to be called; `run()` is the user's code, `context` what it may ask, if it is one that does."""
 
     attempt: Attempt
     definition: Definition
-    context: JobContext
+    context: JobContext | None
     run: Callable[[], Any]
     stop: StopReason | None = None
+
+    def tell_stop(self, reason: StopReason) -> None:
+        """The job is to stop; it learns of it from its context, and in a moment from an exception."""
+        self.stop = reason
+        if self.context is not None:
+            self.context.canceled = reason is StopReason.CANCEL
+
+    def tell_shutdown(self) -> None:
+        """The engine has begun to stop."""
+        if self.context is not None:
+            self.context.shutting_down = True
 
     def ended(self, value: Any) -> Outcome:
         """The outcome of a call that returned."""
@@ -113,7 +125,8 @@ def prepare(attempt: Attempt, loader: Loader, reporter: Reporter, client: Client
     if definition is None:
         return _not_found(attempt, loader.failure(attempt.name))
     try:
-        context = _context(attempt, reporter, client)
+        wanted = definition.takes_context or definition.is_class
+        context = _context(attempt, reporter, client) if wanted else None
         run = _bind(definition, context, attempt.args)
     except Exception as error:
         return Errored(JobError("import", type(error).__name__, _message(error), describe(error)))
@@ -146,14 +159,14 @@ def _context(attempt: Attempt, reporter: Reporter, client: Client) -> JobContext
     )
 
 
-def _bind(definition: Definition, context: JobContext, text: str) -> Callable[[], Any]:
+def _bind(definition: Definition, context: JobContext | None, text: str) -> Callable[[], Any]:
     """User code ready to be called, its arguments checked against the signature it has today."""
     stored = load_arguments(definition, text)
     args, kwargs = stored.get("args", ()), stored.get("kwargs", {})
     definition.parameters.check(args, kwargs)
     if not definition.is_class:
         first = (context,) if definition.takes_context else ()
-        return lambda: definition.run(*first, *args, **kwargs)
+        return partial(definition.run, *first, *args, **kwargs)
     init = stored.get("init", {})
     init_args, init_kwargs = init.get("args", ()), init.get("kwargs", {})
     if definition.init_parameters is not None:

@@ -128,7 +128,8 @@ class SyncHost:
         prepared = prepare(attempt, self._loader, self._reporter, self._client)
         if not isinstance(prepared, Call):
             return prepared
-        prepared.context.shutting_down = self._shutting_down
+        if self._shutting_down:
+            prepared.tell_shutdown()
         self._call = prepared
         prepared.stop = self._stops.pop(attempt.id, None)
         if attempt.timeout_ms is not None:
@@ -167,8 +168,7 @@ class SyncHost:
             return
         if call.stop is not None:
             return
-        call.stop = reason
-        call.context.canceled = reason is StopReason.CANCEL
+        call.tell_stop(reason)
         signal.pthread_kill(threading.main_thread().ident or 0, STOP_SIGNAL)
 
     def _read(self) -> None:
@@ -198,7 +198,7 @@ class SyncHost:
             case Kind.SHUTTING_DOWN:
                 self._shutting_down = True
                 if self._call is not None:
-                    self._call.context.shutting_down = True
+                    self._call.tell_shutdown()
             case Kind.STACK:
                 for id in read_ids(payload):
                     stack = stacks.of_thread(threading.main_thread().ident)

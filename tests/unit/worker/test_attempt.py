@@ -328,8 +328,21 @@ def test_the_context_says_what_is_known_of_the_job() -> None:
 
 
 def test_no_tags_and_no_meta_are_empty() -> None:
-    context = call(tags="", meta="").context
+    context = call("with_context", '{"args":[3]}', tags="", meta="").context
+    assert context is not None
     assert (context.tags, context.meta) == ((), {})
+
+
+def test_a_job_that_asks_for_no_context_has_none() -> None:
+    assert call().context is None
+
+
+def test_a_context_learns_that_its_job_is_to_stop() -> None:
+    made = call("with_context", '{"args":[3]}')
+    assert made.context is not None
+    made.tell_shutdown()
+    made.tell_stop(StopReason.CANCEL)
+    assert (made.stop, made.context.canceled, made.context.shutting_down) == (StopReason.CANCEL, True, True)
 
 
 def test_a_class_job_is_built_again_and_run_with_its_context() -> None:
@@ -366,7 +379,7 @@ def test_stored_arguments_that_cannot_be_read_are_an_error_not_a_crash(args: str
 
 @pytest.mark.parametrize("changes", [{"tags": "{"}, {"meta": "["}])
 def test_stored_tags_and_meta_that_cannot_be_read_are_an_error_not_a_crash(changes: dict[str, Any]) -> None:
-    assert isinstance(prepared(**changes), Errored)
+    assert isinstance(prepared("with_context", '{"args":[3]}', **changes), Errored)
 
 
 # No code to call
