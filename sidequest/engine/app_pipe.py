@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from sidequest import failpoints
 from sidequest.backends import make_backend
 from sidequest.config import Settings
-from sidequest.engine import output
+from sidequest.engine import forkserver, output
 from sidequest.engine.engine import Engine, Orders
 from sidequest.engine.log import Sink
 from sidequest.engine.worker_process import WorkerProcess
@@ -150,6 +150,7 @@ async def serve(orders_in: BinaryIO, events_out: BinaryIO) -> int:
         })  # fmt: skip
         return 1
     finally:
+        forkserver.finish()  # while the app still waits for us
         await pipe.flushed()
     return 0
 

@@ -19,6 +19,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from threading import Lock
+from time import sleep
 from typing import Any
 
 from sidequest.clock import monotonic
@@ -27,6 +28,8 @@ TEMPLATE = "sidequest.worker.template"
 """The one module that the forkserver imports; it brings the others."""
 STATUS_WAIT = 1.0
 """Seconds in which the forkserver may tell how a worker ended, once that has ended."""
+LAST_WAIT = 0.5
+"""Seconds in which the template may end by itself when the engine does."""
 UNTOLD = 256
 """Stands for an exit code that nobody knows, because the forkserver died or stands still; no process can have it."""
 
@@ -46,6 +49,32 @@ def end() -> None:
     if pid is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def finish() -> None:
+    """Let the template end, and see to it that it has: where an engine was, nothing of it may be left."""
+    server: Any = forkserver._forkserver
+    pid: int | None = server._forkserver_pid
+    if pid is None:
+        return
+    with suppress(OSError):
+        os.close(server._forkserver_alive_fd)  # the end of this line is the end of the template
+    if not _has_ended(pid, LAST_WAIT):
+        end()
+        _has_ended(pid, LAST_WAIT)
+
+
+def _has_ended(pid: int, within: float) -> bool:
+    """Whether this child ends in so many seconds."""
+    until = monotonic() + within
+    while monotonic() < until:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return True
+        except ChildProcessError:  # somebody else has reaped it
+            return True
+        sleep(0.002)
+    return False
 
 
 def forks() -> bool:
