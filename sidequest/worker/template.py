@@ -23,8 +23,10 @@ from sidequest.worker import title
 def _listener() -> Path | None:
     """Where this process listens for its engine; nobody tells it."""
     for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - three times as fast
-        with suppress(OSError), socket(fileno=os.dup(number)) as found:
+        with suppress(OSError):  # no socket
+            found = socket(fileno=number)
             name = found.getsockname()
+            found.detach()
             if isinstance(name, str) and Path(name).name.startswith("listener-"):
                 return Path(name)
     return None
