@@ -24,8 +24,6 @@ GIVE_UP_AFTER = 3
 """Workers that failed to start in a row before claimed jobs are given back."""
 SHUNNED_FOR = 60.0
 """Seconds for which workers start without a module whose import has ended one."""
-SUCCESSOR_AT = 0.9
-"""Of its share of jobs: when a lane has had so much, the worker starts that takes over, so that nobody waits for it."""
 CLOSE_WAIT = 2.0
 """Seconds after which a worker that was told to close is killed."""
 
@@ -215,11 +213,7 @@ class Crew:
         """After some of its jobs ended or came back: a lane that has had its share takes no more, and closes when empty."""
         lane.since = monotonic()
         self._memory.look(lane)
-        if lane.served >= self._settings.max_jobs_per_worker:
-            lane.retiring = True
-        elif lane.served >= SUCCESSOR_AT * self._settings.max_jobs_per_worker and not lane.succeeded:
-            lane.succeeded = True
-            self.start(1)
+        lane.retiring = lane.retiring or lane.served >= self._settings.max_jobs_per_worker
         if lane.retiring and not lane.jobs and not lane.closing:
             lane.close()
 

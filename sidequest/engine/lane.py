@@ -83,8 +83,6 @@ class Lane:
     ready: bool = False
     retiring: bool = False
     """It has had its share of jobs, or has been spoiled: it takes no more, and closes when those in it have ended."""
-    succeeded: bool = False
-    """Another one was started to take over when this one has had its share."""
     blocked: bool = False
     """One step of an async job lasts, and nothing else in it moves: it takes no job for now."""
     step: tuple[int, int] = (0, 0)

@@ -479,16 +479,6 @@ async def test_a_worker_that_had_its_share_is_closed_and_replaced() -> None:
         assert (closed_early, closed, shop.ran) == (0, 1, [[1, 2], [3]])
 
 
-async def test_the_successor_of_a_worker_starts_before_that_one_has_had_its_share() -> None:
-    async with workshop(max_jobs_per_worker=10) as shop:
-        started: list[int] = []
-        for id in range(1, 11):
-            await shop.accept(id)
-            await shop.end(0, id)
-            started.append(len(shop.links))
-        assert started == [1] * 8 + [2, 2]
-
-
 async def test_a_worker_that_had_its_share_takes_no_more_and_ends_its_jobs() -> None:
     async with workshop(warm=2, max_jobs_per_worker=2, concurrency=3) as shop:
         await shop.accept(1, 2)
