@@ -94,12 +94,15 @@ class Ground(ABC):
     async def _remove(self, name: str) -> None: ...
 
     async def is_over(self, name: str) -> bool:
-        """Whether that run has died, and left what it had made."""
+        """Whether that run has died, and its engine too, and left what it had made."""
         try:
             async with connection.opened(self.url_of(name)) as store:
-                runner = next((engine for engine in await store.list_engines() if engine.id == RUNNER), None)
-                if runner is not None:
-                    return host.has_died(runner, host.home()) or store.now() - runner.heartbeat_at > SILENT
+                engines = {engine.id: engine for engine in await store.list_engines()}
+                if RUNNER in engines:
+                    here, now = host.home(), store.now()
+                    return all(
+                        host.has_died(engine, here) or now - engine.heartbeat_at > SILENT for engine in engines.values()
+                    )
         except (SchemaMismatch, ConfigError):
             pass  # its tables are not all there
         return abs(utc_now() - begun(name)) > UNBORN

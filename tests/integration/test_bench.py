@@ -175,6 +175,7 @@ async def test_what_a_killed_run_has_left_is_removed_by_the_next_one(bench: Benc
     process = await bench.begin(measurement)
     process.kill()
     await ended(process)
+    await eventually(lambda: not marked_processes(bench.mark))  # its engine hears of it, and ends
     (left,) = await bench.runs()
     report, err = bench.read(*TINY, "--only=round-trip")
     assert report["removed"] == [left]
