@@ -337,10 +337,11 @@ class PostgresBackend(SqlBackend):
             return f":{name}::{TYPES[name]}" if name in shared else f"r.new_{name}"
 
         # Behind OFFSET 0, and with a comparison that no index serves, the lease is no way into the table: with
-        # stale statistics the planner took it for one, and read the engine's whole past for each row.
+        # stale statistics the planner took it for one, and read the engine's whole past for each row. Nor may it
+        # see how many rows there are: for some hundreds it reads a table of tens of thousands from end to end.
         statement = (
             f"UPDATE {self.jobs} j SET {assignments(shape, new)} "
-            f"FROM (SELECT * FROM {_rows_of(tuple(several))} OFFSET 0) r "
+            f"FROM (SELECT * FROM {_rows_of(tuple(several), uncounted=True)} OFFSET 0) r "
             f"WHERE j.id = r.new_the_id AND j.lease IS NOT DISTINCT FROM {new('the_lease')} AND {guard(shape)} RETURNING j.id"
         )
         written = {id for (id,) in await session.fetch(statement, {**shared, **several})}
@@ -383,11 +384,17 @@ def _in_transaction(connection: Any) -> Any:
     return connection
 
 
-def _rows_of(names: Sequence[str], number: str | None = None) -> str:
-    """What stands after FROM, so that parallel arrays become rows of `new_…` columns; `number` counts them."""
-    arrays = ", ".join(f":{name}::{TYPES[name]}[]" for name in names)
+def _rows_of(names: Sequence[str], number: str | None = None, *, uncounted: bool = False) -> str:
+    """What stands after FROM, so that parallel arrays become rows of `new_…` columns.
+
+    `number` counts them; of those that are `uncounted` the planner knows no better than that they are a few.
+    """
+    arrays = (f":{name}::{TYPES[name]}[]" for name in names)
+    given = ", ".join(f"(SELECT {array})" if uncounted else array for array in arrays)
     columns = ", ".join(f"new_{name}" for name in names)
-    return f"unnest({arrays}) WITH ORDINALITY AS u({columns}, {number})" if number else f"unnest({arrays}) AS u({columns})"
+    if number:
+        return f"unnest({given}) WITH ORDINALITY AS u({columns}, {number})"
+    return f"unnest({given}) AS u({columns})"
 
 
 def _power_of_ten(number: int) -> int:
