@@ -100,9 +100,7 @@ class Ground(ABC):
                 engines = {engine.id: engine for engine in await store.list_engines()}
                 if RUNNER in engines:
                     here, now = host.home(), store.now()
-                    return all(
-                        host.has_died(engine, here) or now - engine.heartbeat_at > SILENT for engine in engines.values()
-                    )
+                    return all(host.has_died(engine, here) or now - engine.heartbeat_at > SILENT for engine in engines.values())
         except (SchemaMismatch, ConfigError):
             pass  # its tables are not all there
         return abs(utc_now() - begun(name)) > UNBORN

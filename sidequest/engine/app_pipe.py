@@ -37,6 +37,8 @@ LAST_WORDS = 1.0
 """Seconds in which the last log lines may be written."""
 PARENT_CHECK = 1.0
 """Seconds between two looks for the app, where the system cannot tell of its end."""
+COLLECT = (20_000, 20, 50)
+"""New objects, and smaller collections, after which garbage is looked for: what jobs bring is in no circle."""
 UNREAD = 1024 * 1024
 """Bytes that the app has not read, from which on it is told no more: it looks for itself."""
 
@@ -217,6 +219,7 @@ async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
 
 def _ready(pipe: AppPipe, engine: Engine) -> None:
     gc.freeze()
+    gc.set_threshold(*COLLECT)
     gc.enable()  # see `__main__`
     pipe.send(Kind.READY, {"engine": engine.engine_id, "pid": os.getpid()})
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from math import ceil
 from typing import Any, Protocol
@@ -127,11 +127,11 @@ class Lanes:
         """Give waiting jobs to lanes, and start lanes for those that find none."""
         if self._stopping or not self.may_start():
             return
-        touched: dict[int, Lane] = {}
+        touched: dict[Lane, None] = {}
         for (queue, role), waiting in self._backlog.items():
             if waiting:
-                touched |= {id(lane): lane for lane in self._place(queue, role, waiting)}
-        for lane in touched.values():
+                touched |= dict.fromkeys(self._place(queue, role, waiting))
+        for lane in touched:
             lane.flush()
         self._start_missing_lanes()
         self._look_for_late_ends()
@@ -291,8 +291,9 @@ class Lanes:
             else:
                 held.lane = None
                 ended.append((held, end))
-        self._vacate(lane, [held for held, _ in ended])
-        self._measure(ended)
+        gone = Counter([held.job.queue for held, _ in ended])
+        self._vacate(lane, gone)
+        self._measure(ended, gone)
         self._finish(ended)
         lane.exclusive = lane.exclusive and bool(lane.jobs)
         self.crew.end_its_share(lane)
@@ -445,9 +446,9 @@ class Lanes:
         self._finish([(held, End(held.job.id, outcome, started_us, finished_us))])
 
     def _finish(self, ended: Sequence[tuple[Held, End]]) -> None:
-        for held, end in ended:
+        for _, end in ended:
             self.held.pop(end.id, None)
-            self._stops.forget(held)
+        self._stops.forget([end.id for _, end in ended])
         self._floor.jobs_ended(ended)
 
     def _end_unstarted(self, held: Held, reason: StopReason) -> None:
@@ -463,11 +464,11 @@ class Lanes:
     def _leave(self, lane: Lane, held: Held) -> None:
         del lane.jobs[held.job.id]
         held.lane = None
-        self._vacate(lane, [held])
+        self._vacate(lane, {held.job.queue: 1})
 
-    def _vacate(self, lane: Lane, gone: Iterable[Held]) -> None:
-        """Jobs have left the lane: their slots are free, but for those that pass to jobs that wait there."""
-        for queue, count in Counter(held.job.queue for held in gone).items():
+    def _vacate(self, lane: Lane, gone: Mapping[str, int]) -> None:
+        """So many jobs of each queue have left: their slots are free, but for those that pass to jobs that wait there."""
+        for queue, count in gone.items():
             slots = lane.vacated(queue, count)
             self.loads[queue].running -= slots
             self._running -= slots
@@ -492,14 +493,14 @@ class Lanes:
         """Where the job runs; a job that no worker knows so far runs alone, and may turn out to be async."""
         return Role.ASYNC if self._kinds.get(job.name, False) else Role.SYNC
 
-    def _measure(self, ended: Sequence[tuple[Held, End]]) -> None:
-        """What these jobs tell about the next ones of their kind and of their queue."""
+    def _measure(self, ended: Sequence[tuple[Held, End]], counts: Mapping[str, int]) -> None:
+        """What these jobs, so many of each queue, tell about the next ones of their kind and of their queue."""
         for held, end in ended:
             name, seconds = held.job.name, (end.finished_us - end.started_us) / 1_000_000
             mean = self._means.get(name)
             self._means[name] = seconds if mean is None else mean + 0.1 * (seconds - mean)
         now = monotonic()
-        for queue, count in Counter(held.job.queue for held, _ in ended).items():
+        for queue, count in counts.items():
             self.loads[queue].meter.ended(count, now)
 
 

@@ -47,14 +47,12 @@ class Entry(NamedTuple):
     job: ClaimedJob
     change: Change
     size: int
-    """Letters of its values, about as many bytes."""
+    """Letters of its result and its errors, about as many bytes."""
 
     @classmethod
     def of(cls, job: ClaimedJob, change: Change) -> Entry:
-        size = 0
-        for value in change.columns.values():
-            if isinstance(value, str):
-                size += len(value)
+        result, errors = change.columns.get("result"), change.columns.get("errors")
+        size = (len(result) if isinstance(result, str) else 0) + (len(errors) if isinstance(errors, str) else 0)
         return cls(job, change, size)
 
 

@@ -8,6 +8,7 @@ its worker cannot even make it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from sidequest.clock import epoch_us, monotonic
 from sidequest.engine.errands import Errands
@@ -38,8 +39,11 @@ class Stops:
         held.lane.recall()  # it may not have started: then it just comes back
         held.lane.halt(held.job.id, reason)
 
-    def forget(self, held: Held) -> None:
-        self._bounded.pop(held.job.id, None)
+    def forget(self, ids: Iterable[int]) -> None:
+        """These jobs are over."""
+        if self._bounded:
+            for id in ids:
+                self._bounded.pop(id, None)
 
     def enforce(self) -> None:
         """Kill the workers of jobs whose grace is over."""
@@ -47,7 +51,7 @@ class Stops:
         for held in list(self._bounded.values()):
             if held.lane is not None and self._is_over(held, now, now_us):
                 held.stop = held.stop or StopReason.TIMEOUT
-                self.forget(held)
+                self.forget([held.job.id])
                 pid = held.lane.link.pid
                 logger.warning("job %d does not stop (%s): killing its worker %d", held.job.id, held.stop.describe(), pid)
                 self._errands.start(held.lane.link.kill, held.job.id)

@@ -251,6 +251,17 @@ _HINTS = {
 
 
 def _read(text: str, classes: Classes, *, strict: bool) -> Any:
+    try:
+        if TAG not in text and "\\" not in text:
+            return json.loads(text)  # plain data, as most is
+        return json.loads(text, object_hook=_untagger(classes, strict=strict))
+    except NotSerializable:
+        raise
+    except Exception as error:  # a foreign text, or a class whose constructor refuses what is stored
+        raise NotSerializable(f"the stored text cannot be read back: {error}") from error
+
+
+def _untagger(classes: Classes, *, strict: bool) -> Callable[[dict[str, Any]], Any]:
     def untag(found: dict[str, Any]) -> Any:
         if TAG not in found:
             return found
@@ -270,14 +281,7 @@ def _read(text: str, classes: Classes, *, strict: bool) -> Any:
             raise NotSerializable(f"the stored text names a {tag!r} that the job's annotations do not")
         return value
 
-    try:
-        if TAG not in text and "\\" not in text:
-            return json.loads(text)  # plain data, as most is
-        return json.loads(text, object_hook=untag)
-    except NotSerializable:
-        raise
-    except Exception as error:  # a foreign text, or a class whose constructor refuses what is stored
-        raise NotSerializable(f"the stored text cannot be read back: {error}") from error
+    return untag
 
 
 def _rebuild(kind: type[Any], value: Any) -> Any:

@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import IntEnum, StrEnum
-from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from sidequest.jobs.outcome import (
@@ -29,7 +28,7 @@ from sidequest.jobs.outcome import (
 from sidequest.jobs.record import ClaimedJob, Progress
 from sidequest.wire.frames import BrokenFrame, Kind, pack, pack_json, read_json
 
-_RUN = struct.Struct("<qiiqqHHIII")
+_RUN = struct.Struct("<qiiqqIHHII")
 _END = struct.Struct("<qBqqI")
 _STARTED = struct.Struct("<qq")
 _ID = struct.Struct("<q")
@@ -112,12 +111,17 @@ def read_next(payload: bytes) -> tuple[int, list[Attempt]]:
 
 
 def _jobs(jobs: Iterable[ClaimedJob]) -> bytes:
+    """Each job's numbers, the bytes that its texts take together, and the letters of all but the last of them."""
     parts: list[bytes] = []
     for job in jobs:
-        texts = (job.name.encode(), job.queue.encode(), job.args.encode(), (job.tags or "").encode(), (job.meta or "").encode())
+        name, queue, args, tags = job.name, job.queue, job.args, job.tags or ""
+        texts = f"{name}{queue}{args}{tags}{job.meta or ''}".encode()
         timeout = -1 if job.timeout_ms is None else job.timeout_ms
-        header = _RUN.pack(job.id, job.attempt, job.max_attempts, timeout, job.enqueued_us, *map(len, texts))
-        parts += (header, *texts)
+        parts.append(_RUN.pack(
+            job.id, job.attempt, job.max_attempts, timeout, job.enqueued_us,
+            len(texts), len(name), len(queue), len(args), len(tags),
+        ))  # fmt: skip
+        parts.append(texts)
     return b"".join(parts)
 
 
@@ -126,18 +130,26 @@ def read_run(payload: bytes) -> list[Attempt]:
     at, size = 0, len(payload)
     with _reading("jobs", payload):
         while at < size:
-            id, attempt, max_attempts, timeout, enqueued_us, *lengths = _RUN.unpack_from(payload, at)
-            cuts = list(accumulate(lengths, initial=at + _RUN.size))
-            at = cuts[-1]
+            id, attempt, most, timeout, enqueued_us, length, name, queue, args, tags = _RUN.unpack_from(payload, at)
+            at += _RUN.size + length
             _must_hold(payload, at)
-            texts = [payload[start:end].decode() for start, end in pairwise(cuts)]
-            attempts.append(Attempt(id, attempt, max_attempts, None if timeout < 0 else timeout, enqueued_us, *texts))
+            texts = payload[at - length : at].decode()
+            queue += name  # from here on they say where each text ends
+            args += queue
+            tags += args
+            _must_hold(texts, tags)
+            attempts.append(Attempt(
+                id, attempt, most, None if timeout < 0 else timeout, enqueued_us,
+                texts[:name], texts[name:queue], texts[queue:args], texts[args:tags], texts[tags:],
+            ))  # fmt: skip
     return attempts
 
 
 def pack_end(end: End) -> bytes:
     """One end; several, joined behind the number of the first, are the payload of an ENDS frame (`wire.unsent`)."""
     outcome = end.outcome
+    if outcome is RETURNED_NOTHING:
+        return _END.pack(end.id, 0, end.started_us, end.finished_us, 0)
     if isinstance(outcome, Completed):
         code, content = 0, (outcome.result or "").encode()
     else:
@@ -227,9 +239,9 @@ def _reading(what: str, payload: bytes) -> Generator[None, None, None]:
         raise BrokenFrame(f"no {what}: {payload[:60]!r}") from error
 
 
-def _must_hold(payload: bytes, size: int) -> None:
-    if size > len(payload):
-        raise BrokenFrame(f"{len(payload)} bytes where {size} were announced")
+def _must_hold(content: bytes | str, size: int) -> None:
+    if size > len(content):
+        raise BrokenFrame(f"{len(content)} bytes or letters where {size} were announced")
 
 
 def _outcome_to_json(outcome: Outcome) -> dict[str, Any]:

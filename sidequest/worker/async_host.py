@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from ctypes import Array
 from itertools import count
 from typing import Any
@@ -149,7 +149,16 @@ class AsyncHost:
             self._loop.call_later(TELL_STARTED, self._tell_started)
         failpoints.hit("worker.before_run")
         try:
-            outcome = await self._outcome(attempt)
+            prepared = self._prepared(attempt)
+            if isinstance(prepared, Call):
+                try:
+                    value = await self._begun(prepared)
+                except BaseException as error:
+                    outcome = prepared.raised(error)
+                else:
+                    outcome = prepared.ended(value)
+            else:
+                outcome = prepared
         except BaseException as error:  # whatever it is, the engine must hear of it
             outcome = Errored(JobError("error", type(error).__qualname__, str(error), describe(error)))
         self._running.pop(attempt.id).forget_timer()
@@ -158,7 +167,8 @@ class AsyncHost:
         self._start_next(attempt.queue, self._ends.total)
         self._end(End(attempt.id, outcome, started_us, epoch_us()))
 
-    async def _outcome(self, attempt: Attempt) -> Outcome:
+    def _prepared(self, attempt: Attempt) -> Call | Outcome:
+        """The call to make, its time running from here; or the outcome of an attempt that cannot be made."""
         prepared = prepare(attempt, self._loader, self._reporter, self._client)
         if self._loader.changed:
             self._send(self._loader.catalogue(Kind.CATALOGUE))
@@ -173,16 +183,16 @@ class AsyncHost:
             return prepared.raised(asyncio.CancelledError())
         if attempt.timeout_ms is not None:
             run.timer = self._loop.call_later(attempt.timeout_ms / 1000, self._stop, attempt.id, StopReason.TIMEOUT)
+        return prepared
+
+    def _begun(self, call: Call) -> Awaitable[Any]:
+        """The job's code, to be awaited."""
+        run = self._running[call.attempt.id]
         choose(self._client)  # an inline engine may be one of several in this process
-        try:
-            if not prepared.definition.is_async:
-                value = await asyncio.to_thread(run.in_thread, prepared.run)
-            else:
-                run.coroutine = coroutine = prepared.run()
-                value = await (coroutine if self._word is None else _Stepped(coroutine, self._word, attempt.id, self._steps))
-        except BaseException as error:
-            return prepared.raised(error)
-        return prepared.ended(value)
+        if not call.definition.is_async:
+            return asyncio.to_thread(run.in_thread, call.run)
+        run.coroutine = coroutine = call.run()
+        return coroutine if self._word is None else _Stepped(coroutine, self._word, call.attempt.id, self._steps)
 
     def _announce_shutdown(self) -> None:
         self._shutting_down = True
@@ -312,7 +322,12 @@ class _Stepped(Coroutine[Any, Any, Any]):
         return self
 
     def __next__(self) -> Any:
-        return self.send(None)
+        self._word[2] = next(self._steps)
+        self._word[0] = self._id
+        try:
+            return self._coroutine.send(None)
+        finally:
+            self._word[0] = 0
 
 
 class HostProtocol(asyncio.Protocol):

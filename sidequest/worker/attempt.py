@@ -32,7 +32,7 @@ from sidequest.jobs.outcome import (
     Snoozed,
     Stopped,
 )
-from sidequest.wire.messages import Attempt, StopReason
+from sidequest.wire.messages import RETURNED_NOTHING, Attempt, StopReason
 from sidequest.worker.loading import Loader, StartedInWorker, describe
 
 OURS = ("sidequest.worker", "asyncio.", "concurrent.futures.thread")
@@ -67,7 +67,7 @@ class Call:
         if isinstance(value, Retry | Snooze | Fail):
             return self.raised(value)
         if value is None:
-            return Completed(None)
+            return RETURNED_NOTHING
         try:
             return Completed(codec.dump(value, "the result", self.definition.result_classes))
         except PayloadError as error:

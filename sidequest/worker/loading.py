@@ -71,10 +71,12 @@ class Loader:
 
         What a module defined before its import failed is not run: half a module is none.
         """
-        module = name.partition(":")[0]
-        if registry.get(name) is None and module.partition(".")[0] in self._roots:
-            self._load(module)
         definition = registry.get(name)
+        if definition is None:
+            module = name.partition(":")[0]
+            if module.partition(".")[0] in self._roots:
+                self._load(module)
+                definition = registry.get(name)
         return None if definition is None or definition.module in self.broken else definition
 
     def failure(self, name: str) -> BaseException | None:

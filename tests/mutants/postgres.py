@@ -54,14 +54,14 @@ MUTANTS: Sequence[Mutant] = (
     ),
     backend(
         name="the claim is returned in any order",
-        before="ordered = sorted(rows, key=lambda row: (places[row[2]], -row[18], row[19], row[0]))",
-        after="ordered = rows",
+        before="ordered = sorted(rows, key=RANK)",
+        after="ordered = list(rows)",
         seen_by="test_claim.py::test_order_is_priority_then_due_time_then_id",
     ),
     backend(
         name="the queues of a claim are returned in any order",
-        before="(places[row[2]], -row[18], row[19], row[0])",
-        after="(-row[18], row[19], row[0])",
+        before="ordered.sort(key=lambda row: places[row[QUEUE]])",
+        after="ordered.sort(key=RANK)",
         seen_by="test_claim.py::test_only_the_queues_asked_for_and_each_has_its_own_room",
     ),
     backend(

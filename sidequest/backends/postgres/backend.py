@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from operator import itemgetter
 from typing import Any, ClassVar
 from weakref import WeakSet
 
@@ -58,8 +59,8 @@ TYPES = {
 FACTS = (
     "server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "shared_buffers", "max_wal_size",
 )  # fmt: skip
-CLAIMED_BUT_LEASE = CLAIMED.replace("id, lease,", "id,", 1)
-"""All jobs of a claim have the same lease, which need not come back with each of them."""
+QUEUE, RANK = 3, itemgetter(19, 20, 0)
+"""Of a claimed row: its queue's place, and what says which one of its queue starts first."""
 
 
 class PostgresBackend(SqlBackend):
@@ -319,13 +320,15 @@ class PostgresBackend(SqlBackend):
             # The inner limit, which the planner can read, keeps it from taking this for a big query.
             f"(SELECT id FROM (SELECT id FROM {self.jobs} WHERE ready AND queue = q.name "
             f"ORDER BY priority DESC, available_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED) f LIMIT q.room) c)) "
-            f"RETURNING {CLAIMED_BUT_LEASE}, priority, available_at"
+            f"RETURNING {CLAIMED}, -priority::bigint, available_at"
         )
         asked = {"engine": engine, "lease": lease, "now": self.now(), "queues": list(wanted), "rooms": list(wanted.values())}
         rows = await self.autocommit(lambda session: session.fetch(statement, asked))
-        places = {queue: place for place, queue in enumerate(wanted)}
-        ordered = sorted(rows, key=lambda row: (places[row[2]], -row[18], row[19], row[0]))  # RETURNING keeps no order
-        return [claimed_job((row[0], lease, *row[1:]), self.from_column) for row in ordered]
+        ordered = sorted(rows, key=RANK)  # RETURNING keeps no order
+        if len(wanted) > 1:
+            places = {queue: place for place, queue in enumerate(wanted)}
+            ordered.sort(key=lambda row: places[row[QUEUE]])
+        return [claimed_job(row, self.from_column) for row in ordered]
 
     async def write_group(self, session: Session, group: Group, now: datetime) -> Iterable[int]:
         shape, members = group
