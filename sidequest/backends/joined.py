@@ -2,7 +2,9 @@
 
 The first goes at once. Those that come while it is on its way wait until it has arrived, and are the
 next statement, in the order in which they came: a database that syncs for each commit does so once
-for all of them. Nobody waits for a timer, and one that is alone waits for nobody.
+for all of them. Nobody waits for a timer, and one that is alone waits for nobody. Where the last one was
+alone, the next one is probably too, and stores its job itself; else a task does it for all who come in
+the same turn of the loop.
 
 What is shared is the statement and nothing else. Each caller gets an id or an error of its own: when
 the store refuses a job, the statement is taken apart until the one that it meant is alone. What says
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import copy
 
 from sidequest import failpoints
@@ -39,6 +42,10 @@ class JoinedInserts:
         self._stored = stored
         self._waiting: deque[_Insert] = deque()
         self._writer: asyncio.Task[None] | None = None
+        self._sole: asyncio.Future[None] | None = None
+        """Is done when the job has arrived that its caller stores itself."""
+        self._solitary = False
+        """Whether the last one was alone."""
 
     async def insert(self, job: NewJob) -> int:
         """Store the job; its id, as soon as it is committed. Raises what `Backend.insert` raises.
@@ -46,10 +53,13 @@ class JoinedInserts:
         Whoever is cancelled while the job waits has not stored it. Once it is on its way it goes on,
         and the cancellation comes through when it has arrived: it may be stored, and nobody else notices.
         """
+        free = self._sole is None and (self._writer is None or self._writer.done())
+        if free and self._solitary:
+            return await self._insert_alone(job)
         mine = _Insert(job)
         self._waiting.append(mine)
-        if self._writer is None or self._writer.done():
-            self._writer = undisturbed(self._write_all())
+        if free:
+            self._write_waiting()
         try:
             return await mine.id
         except asyncio.CancelledError:
@@ -61,12 +71,38 @@ class JoinedInserts:
 
     async def drain(self, within: float) -> None:
         """Return when all that came is stored or refused, or after so many seconds."""
-        if self._writer is not None:
-            await asyncio.wait([self._writer], timeout=within)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                if self._sole is not None:
+                    await asyncio.wait([self._sole])
+                if self._writer is not None:
+                    await asyncio.wait([self._writer])
+
+    async def _insert_alone(self, job: NewJob) -> int:
+        self._sole = asyncio.get_running_loop().create_future()
+        try:
+            [id] = await self._store.insert([job], self._queue_defaults)
+            await failpoints.reach("enqueue.after_commit")
+        except asyncio.CancelledError:
+            self._stored()  # it may be
+            raise
+        else:
+            self._stored()
+            return id
+        finally:
+            self._sole.set_result(None)
+            self._sole = None
+            if self._waiting:
+                self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        self._writer = undisturbed(self._write_all())
 
     async def _write_all(self) -> None:
         while self._waiting:
-            await self._write(self._next_group())
+            group = self._next_group()
+            self._solitary = len(group) == 1
+            await self._write(group)
 
     def _next_group(self) -> Sequence[_Insert]:
         """Those that have waited longest."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from sidequest.clock import monotonic
@@ -68,3 +68,64 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # looked at, so that asyncio does not report it as never retrieved
         raise
+
+
+class Unswerving(Awaitable[T], Generic[T]):
+    """`to_the_end` without a task of its own, which is a fifth of the time that an enqueue takes.
+
+    A cancellation of the task that waits is not passed on to what it waits for, and is seen when the work
+    has ended. So it is not for work that sets itself deadlines by cancellation, as `asyncio.timeout` does.
+    """
+
+    __slots__ = ("_work",)
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                awaited = self._work.send(None)  # what a future has to say, an error too, its waiter asks it for
+            except StopIteration as stop:
+                if cancelled is not None:
+                    raise cancelled from None
+                answer: T = stop.value
+                return answer
+            except BaseException:
+                if cancelled is not None:
+                    raise cancelled from None
+                raise
+            try:
+                yield None if awaited is None else _Uncancellable(awaited)
+            except asyncio.CancelledError as error:
+                if awaited is None or not awaited.cancelled():
+                    cancelled = error
+            except GeneratorExit:
+                self._work.close()
+                raise
+            except BaseException:  # noqa: S110 - the future's own, see above
+                pass
+
+
+class _Uncancellable:
+    """A future, as a task sees it that must not cancel it. What a task asks of a future is all that is here."""
+
+    __slots__ = ("_asyncio_future_blocking", "_future")
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self._future = future
+        future._asyncio_future_blocking = False
+        self._asyncio_future_blocking = True
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._future.get_loop()
+
+    def add_done_callback(self, call: Callable[[asyncio.Future[Any]], object], *, context: Context | None = None) -> None:
+        self._future.add_done_callback(call, context=context)
+
+    def cancelled(self) -> bool:
+        return self._future.cancelled()
+
+    def cancel(self, msg: object = None) -> bool:
+        return False  # the task remembers, and is told when it is woken

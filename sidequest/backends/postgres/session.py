@@ -86,7 +86,7 @@ class PostgresSession(Session):
 def as_numbered(statement: str, values: Values) -> tuple[str, tuple[Any, ...]]:
     """The statement and its parameters as asyncpg wants them."""
     text, names = numbered(statement)
-    return text, tuple(values[name] for name in names)
+    return text, tuple(map(values.__getitem__, names))
 
 
 def translated(error: BaseException, where: str) -> Exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from sidequest.backends.base import Backend, Clock
 from sidequest.backends.shapes import Group
 from sidequest.backends.sql.session import NO_VALUES, Row, Session, Values, Work, transaction
-from sidequest.backends.work import T, persist, to_the_end
+from sidequest.backends.work import T, Unswerving, persist, to_the_end
 from sidequest.config import DatabaseURL
 from sidequest.jobs.record import NewJob
 from sidequest.jobs.states import State
@@ -36,6 +36,8 @@ class Dialect(Backend):
     """What a SELECT ends with so that nobody changes its rows before the transaction ends."""
     LOCK_FREE_ROWS: ClassVar[str]
     """The same, leaving out the rows that somebody else has locked; empty where rows are not locked one by one."""
+    DRIVER_KEEPS_TIME: ClassVar[bool] = False
+    """Whether sessions leave deadlines to the driver, instead of cancelling what takes too long."""
     STEPS_TABLE: ClassVar[str]
     """Creates the table of applied schema steps unless it is there."""
     STEP_APPLIED: ClassVar[str]
@@ -144,12 +146,15 @@ class Dialect(Backend):
     async def transact(self, work: Work[T]) -> T:
         """Do the work in one transaction, also when the caller is cancelled; again after a conflict."""
         async with self.writer() as session:
-            return await to_the_end(persist(lambda: transaction(session, work), self.patience))
+            return await self._whole(persist(lambda: transaction(session, work), self.patience))
 
     async def autocommit(self, work: Work[T]) -> T:
         """Do the work, which is one statement, without the cost of a transaction around it."""
         async with self.writer() as session:
-            return await to_the_end(persist(lambda: work(session), self.patience))
+            return await self._whole(persist(lambda: work(session), self.patience))
+
+    def _whole(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        return Unswerving(work) if self.DRIVER_KEEPS_TIME else to_the_end(work)
 
     async def read(self, work: Work[T]) -> T:
         """Do the work, which only reads; each of its statements sees what is committed by then."""

@@ -57,6 +57,7 @@ class SqliteBackend(SqlBackend):
     READY: ClassVar[str] = "ready = 1"
     NOT_YET: ClassVar[str] = "ready = 0"
     WHOLE_GROUPS: ClassVar[bool] = True
+    DRIVER_KEEPS_TIME: ClassVar[bool] = True
     LOCK_ROWS: ClassVar[str] = ""
     LOCK_FREE_ROWS: ClassVar[str] = ""
     STEPS_TABLE: ClassVar[str] = (

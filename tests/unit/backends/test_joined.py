@@ -279,6 +279,72 @@ async def test_a_drain_does_not_wait_for_ever(store: Store, joined: JoinedInsert
     assert await answers(tasks) == [1]
 
 
+async def alone(store: Store, joined: JoinedInserts) -> None:
+    """One job has been stored that had no company."""
+    store.may_end.set()
+    await answers(start(joined, "before"))
+    store.may_end.clear()
+
+
+async def test_after_one_that_was_alone_those_who_come_meanwhile_still_share_the_next_statement(
+    store: Store, joined: JoinedInserts
+) -> None:
+    await alone(store, joined)
+    first = start(joined, "a", "b", "c")
+    await settle()
+    late = start(joined, "d")
+    await settle()
+    store.may_end.set()
+    assert await answers([*first, *late]) == [2, 3, 4, 5]
+    assert store.statements == [["before"], ["a"], ["b", "c", "d"]]
+    assert await answers(start(joined, "e", "f")) == [6, 7]
+    assert store.statements[3:] == [["e", "f"]]
+
+
+async def test_one_after_the_other_is_alone_each_time(store: Store, joined: JoinedInserts) -> None:
+    await alone(store, joined)
+    store.may_end.set()
+    assert [await joined.insert(NewJob(name)) for name in "abc"] == [2, 3, 4]
+    assert store.told == [1, 2, 3, 4]
+
+
+async def test_the_error_of_one_that_is_alone_is_its_own(store: Store, joined: JoinedInserts) -> None:
+    await alone(store, joined)
+    first = start(joined, "bad", "b")
+    await settle()
+    store.may_end.set()
+    refused, b = await answers(first)
+    assert (str(refused), b) == ("refused: bad", 2)
+    assert store.told == [1, 2]
+
+
+async def test_when_one_that_is_alone_is_cancelled_engines_are_told_and_others_go_on(
+    store: Store, joined: JoinedInserts
+) -> None:
+    await alone(store, joined)
+    first, other = start(joined, "a", "b")
+    await settle()
+    first.cancel()
+    store.may_end.set()
+    assert await answers([other]) == [2]
+    assert first.cancelled()
+    assert len(store.told) == 3
+
+
+async def test_a_drain_waits_for_one_that_is_alone_and_for_those_behind_it(store: Store, joined: JoinedInserts) -> None:
+    await alone(store, joined)
+    tasks = start(joined, "a", "b")
+    await settle()
+    await joined.drain(0.01)
+    assert not any(task.done() for task in tasks)
+    draining = asyncio.create_task(joined.drain(60))
+    await settle()
+    store.may_end.set()
+    await draining
+    assert store.stored == {"before": 1, "a": 2, "b": 3}
+    assert await answers(tasks) == [2, 3]
+
+
 def test_when_the_loop_is_torn_down_nobody_is_left_waiting() -> None:
     outcomes: list[str] = []
 
