@@ -5,6 +5,7 @@ nox -s lint            ruff, mypy, pyright, import rules
 nox -s unit            no database, no process: seconds
 nox -s tests-on        all tests, on every supported Python that is installed
 nox -s tests -- -k x   arguments after -- go to pytest
+nox -s tests -- --event-loop uvloop      engines, workers and tests on uvloop, not on asyncio's own loop
 nox -s conformance -- --databases postgres,mysql
 nox -s mutants -- --databases sqlite --only lease
 nox -s mutants -- --databases chaos      those of engines and workers

@@ -16,11 +16,13 @@ from typing import Any, TypedDict, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from sidequest.errors import ConfigError
+from sidequest.event_loop import loop_factory
 from sidequest.jobs import checks
 from sidequest.jobs.options import DEFAULT_OPTIONS, check_options
 from sidequest.jobs.queue import QueueRecord
 
 ENGINES = ("auto", "process", "inline", "off")
+EVENT_LOOPS = ("auto", "asyncio", "uvloop")
 DEFAULT_URL = "sqlite:///sidequest.db"
 ON_LEASE_LOST = ("continue", "kill")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -121,6 +123,9 @@ class Settings:
     engine: str = "auto"
     """`auto`: a child process of the one process of this app that is elected on this host; `process`:
     a child process of its own; `inline`: in this event loop; `off`: enqueue only."""
+    event_loop: str = "auto"
+    """What the engine process and the async jobs of workers run on. `auto`: uvloop where it is installed,
+    else asyncio's own."""
     migrate: bool = True
     """Create or update the tables at start."""
     max_concurrent_jobs: int = 100
@@ -304,6 +309,15 @@ def _directory(name: str, value: object) -> str | None:
     return str(path)
 
 
+def _event_loop(name: str, value: object) -> str:
+    if checks.choice(name, value, EVENT_LOOPS) == "uvloop":
+        try:
+            loop_factory("uvloop")
+        except ImportError as error:
+            raise ConfigError(f"{name}: uvloop cannot be imported: {error}; run: pip install 'sidequest[uvloop]'") from error
+    return str(value)
+
+
 def _url(name: str, value: object) -> str:
     DatabaseURL.parse(value)
     return str(value)
@@ -331,6 +345,7 @@ def _job_defaults(name: str, value: object) -> Mapping[str, Any]:
 _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "url": _url,
     "engine": lambda name, value: checks.choice(name, value, ENGINES),
+    "event_loop": _event_loop,
     "migrate": checks.flag,
     "max_concurrent_jobs": _count(1, 100_000),
     "min_workers": _count(0, 1_000),
@@ -373,7 +388,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _parse(name: str, text: str) -> object:
     """An environment variable's text as the kind of value that the setting's check expects."""
     variable = f"SIDEQUEST_{name.upper()}"
-    if name in ("url", "engine", "log_level", "on_lease_lost", "spool"):
+    if name in ("url", "engine", "event_loop", "log_level", "on_lease_lost", "spool"):
         return text
     if name in ("queues", "modules"):
         return [part.strip() for part in text.split(",") if part.strip()]

@@ -225,7 +225,7 @@ class EngineProcess:
         self._splitter = Splitter()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "sidequest.engine",
+                sys.executable, "-P", "-m", "sidequest.engine", self._settings.event_loop,
                 stdin=PIPE, stdout=PIPE, start_new_session=True, env=_environment(), cwd=self._directory,
             )  # fmt: skip
         except OSError as error:  # no more processes or descriptors, no such directory any more

@@ -50,6 +50,7 @@ class SidequestSettings(TypedDict, total=False):
     """The keyword settings of `Sidequest`; `config.Settings` gives meanings and defaults."""
 
     engine: Literal["auto", "process", "inline", "off"]
+    event_loop: Literal["auto", "asyncio", "uvloop"]
     migrate: bool
     max_concurrent_jobs: int
     min_workers: int

@@ -1,4 +1,4 @@
-"""ENGINE PROCESS. `python -m sidequest.engine`: how it begins.
+"""ENGINE PROCESS. `python -m sidequest.engine EVENT_LOOP`: how it begins.
 
 What workers are forked from is started before anything else, so that it imports while this process
 does: hence the import in `main`, and nothing above it that is not needed for that.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 from sidequest.engine import forkserver
 
@@ -20,10 +21,11 @@ def main() -> None:
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
-    forkserver.begin()
+    event_loop = sys.argv.pop()  # it is needed before the orders are there, and workers get what is left
+    forkserver.begin(event_loop)
     from sidequest.engine import app_pipe  # noqa: PLC0415 - takes longer than all that is above
 
-    app_pipe.run(orders_in, events_out)
+    app_pipe.run(orders_in, events_out, event_loop)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from sidequest.engine.engine import Engine, Orders
 from sidequest.engine.log import Sink
 from sidequest.engine.worker_process import WorkerProcess
 from sidequest.errors import first_cause
+from sidequest.event_loop import loop_factory
 from sidequest.jobs.naming import Script
 from sidequest.wire.frames import BrokenFrame, Kind, Splitter, pack_json, read_json
 from sidequest.wire.lesson import Lesson
@@ -196,7 +197,6 @@ async def _watch_parent(parent: int, gone: Callable[[], None]) -> None:
 
 async def _run(pipe: AppPipe, start: dict[str, Any]) -> None:
     settings = Settings.from_json(start["settings"])
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("sidequest").setLevel(settings.log_level)  # drivers log statements with their values: not those
     output.logger.setLevel(logging.INFO)  # whoever prints wants to see it
     sys.path[:] = start["path"]  # workers inherit it: they import what the app could import
@@ -237,10 +237,12 @@ def _drain_on_signals(engine: Engine) -> None:
         loop.add_signal_handler(number, handle)
 
 
-def run(orders_in: BinaryIO, events_out: BinaryIO) -> None:
+def run(orders_in: BinaryIO, events_out: BinaryIO, event_loop: str) -> None:
     """The whole life of an engine process; does not return."""
     sys.stdout = sys.stderr = said = Sink(2)
-    code = asyncio.run(serve(orders_in, events_out))
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    with asyncio.Runner(loop_factory=loop_factory(event_loop)) as runner:
+        code = runner.run(serve(orders_in, events_out))
     logging.shutdown()
     said.drain(LAST_WORDS)
     os._exit(code)  # threads of executors and drivers have nothing left to say

@@ -38,6 +38,7 @@ from sidequest.engine.spool import Spool
 from sidequest.engine.wakeups import Wakeups
 from sidequest.engine.worker_process import Link
 from sidequest.errors import SidequestError
+from sidequest.event_loop import kind_of
 from sidequest.jobs import transitions
 from sidequest.jobs.naming import Script
 from sidequest.jobs.outcome import Completed, Failed, JobError, Outcome, Stopped
@@ -227,6 +228,7 @@ class Engine:
             "script": {"name": script.name, "path": script.path} if script else None,
             "log_level": self._settings.log_level,
             "job_defaults": plain["job_defaults"],
+            "event_loop": kind_of(asyncio.get_running_loop()),
         }
 
     async def _drain(self, dispatching: asyncio.Task[None]) -> None:

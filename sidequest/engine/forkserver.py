@@ -25,19 +25,24 @@ from typing import Any
 from sidequest.clock import monotonic
 
 TEMPLATE = "sidequest.worker.template"
-"""The one module that the forkserver imports; it brings the others."""
+"""The module that the forkserver imports; it brings the others."""
+ON_UVLOOP = "sidequest.worker.on_uvloop"
+"""What it imports before that, unless workers are to run on asyncio's own loop."""
 STATUS_WAIT = 1.0
 """Seconds in which the forkserver may tell how a worker ended, once that has ended."""
 LAST_WAIT = 0.5
 """Seconds in which the template may end by itself when the engine does."""
 UNTOLD = 256
 """Stands for an exit code that nobody knows, because the forkserver died or stands still; no process can have it."""
+_preloaded = [TEMPLATE]
+"""What the next template imports."""
 
 
-def begin() -> None:
+def begin(event_loop: str) -> None:
     """Let the template begin to import, if workers are to be forked. Returns at once."""
+    _preloaded[:] = [TEMPLATE] if event_loop == "asyncio" else [ON_UVLOOP, TEMPLATE]
     if forks():
-        forkserver.set_forkserver_preload([TEMPLATE])
+        forkserver.set_forkserver_preload(_preloaded)
         with suppress(OSError):  # no more processes or descriptors: the first worker tries again, and says so
             forkserver.ensure_running()
 
@@ -159,7 +164,7 @@ class Forking(ForkServerContext):
 
     def __init__(self) -> None:
         super().__init__()
-        forkserver.set_forkserver_preload([TEMPLATE])  # where nobody began beforehand
+        forkserver.set_forkserver_preload(_preloaded)  # where nobody began beforehand
 
     def Process(self, *args: Any, **kwargs: Any) -> BaseProcess:  # type: ignore[override] # noqa: N802
         self.process = _Process(*args, **kwargs)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from ctypes import Array
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from sidequest import failpoints
 from sidequest.clock import epoch_us
@@ -333,13 +333,13 @@ class _Stepped(Coroutine[Any, Any, Any]):
 class HostProtocol(asyncio.Protocol):
     """The worker's socket as a source of frames for an `AsyncHost`."""
 
-    def __init__(self, splitter: Splitter, host: AsyncHost) -> None:
+    def __init__(self, splitter: Splitter, host: AsyncHost, connected: Callable[[asyncio.Transport], None]) -> None:
         self._splitter = splitter
         self._host = host
+        self._connected = connected
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()  # frames that were read before this transport come first
+        self._connected(cast("asyncio.Transport", transport))  # uvloop's are no subclasses
 
     def data_received(self, data: bytes) -> None:
         try:

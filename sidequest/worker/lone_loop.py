@@ -14,6 +14,7 @@ from typing import Any
 
 from sidequest.clock import monotonic
 from sidequest.errors import JobStopped
+from sidequest.event_loop import LoopFactory
 
 THREAD_WAIT = 0.05
 """Seconds in which threads that have nothing to do may end."""
@@ -24,22 +25,26 @@ TASK_WAIT = 2.0
 class LoneLoop:
     """Of one use: `run`, `left_running`, `close`."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+    def __init__(self, make_loop: LoopFactory) -> None:
+        self._loop = make_loop()
+        self._task: asyncio.Task[Any] | None = None
         self._threads = ThreadPoolExecutor(thread_name_prefix="to_thread")
         self._loop.set_default_executor(self._threads)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """What the coroutine returns; when a stop breaks in while it waits, it is cancelled and may clean up."""
+        """What the coroutine returns."""
         asyncio.set_event_loop(self._loop)
-        task = self._loop.create_task(coroutine)
-        try:
-            return self._loop.run_until_complete(task)
-        except JobStopped as stopped:
-            if task.done():
-                raise
-            task.cancel(str(stopped))
-            return self._loop.run_until_complete(task)
+        self._task = self._loop.create_task(coroutine)
+        return self._loop.run_until_complete(self._task)
+
+    def stop(self, reason: str) -> None:
+        """Called by a signal's handler: raises JobStopped in code that runs; what waits is cancelled, and may clean up.
+
+        That must not raise, because uvloop logs what a handler raises while it waits, and goes on.
+        """
+        if self._task is None or asyncio.current_task(self._loop) is not None:
+            raise JobStopped(reason)
+        self._loop.call_soon_threadsafe(self._task.cancel, reason)
 
     def left_running(self) -> list[str]:
         """What the job did not wait for, in words."""

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from sidequest import failpoints
 from sidequest.clock import monotonic
 from sidequest.config import read_job_defaults
+from sidequest.event_loop import loop_factory
 from sidequest.jobs import client as clients
 from sidequest.jobs.naming import Script
 from sidequest.wire.frames import Kind, pack, read_json
@@ -113,10 +114,14 @@ def serve() -> None:
         loader.extend(**read_json(payload))
         frames.send(loader.catalogue(Kind.CATALOGUE))
         kind, payload = frames.receive_one()
-    if kind is Kind.ROLE and payload.decode() == Role.ASYNC:
-        asyncio.run(_serve_async(frames, word, Ends(send, unsent), loader, client, reporter, send))
-    elif kind is Kind.ROLE:
-        SyncHost(frames, word, Ends(frames.send, unsent), loader, client, reporter).run()
+    if kind is not Kind.ROLE:
+        return
+    make_loop = loop_factory(start["event_loop"])
+    if payload.decode() == Role.ASYNC:
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            runner.run(_serve_async(frames, word, Ends(send, unsent), loader, client, reporter, send))
+    else:
+        SyncHost(frames, word, Ends(frames.send, unsent), loader, client, reporter, make_loop).run()
 
 
 async def _serve_async(
@@ -131,20 +136,20 @@ async def _serve_async(
     loop = asyncio.get_running_loop()
     thread = threading.get_ident()
     host = AsyncHost(send, word, ends, loader, client, reporter, Hygiene())
-    protocol = HostProtocol(frames.splitter, host)
+
+    def connected(transport: asyncio.Transport) -> None:
+        def write(frame: bytes) -> None:
+            if threading.get_ident() == thread:
+                transport.write(frame)
+            else:  # a thread that a job started reports progress or enqueues
+                loop.call_soon_threadsafe(transport.write, frame)
+
+        send.target = write
+        for kind, payload in frames.take_waiting():  # here: uvloop reads on as soon as this returns, paused or not
+            host.handle(kind, payload)
+
     frames.socket.setblocking(False)
-    transport, _ = await loop.connect_accepted_socket(lambda: protocol, frames.socket)
-
-    def write(frame: bytes) -> None:
-        if threading.get_ident() == thread:
-            transport.write(frame)
-        else:  # a thread that a job started reports progress or enqueues
-            loop.call_soon_threadsafe(transport.write, frame)
-
-    send.target = write
-    for kind, payload in frames.take_waiting():
-        host.handle(kind, payload)
-    transport.resume_reading()
+    await loop.connect_accepted_socket(lambda: HostProtocol(frames.splitter, host, connected), frames.socket)
     await host.closed.wait()
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from sidequest import failpoints
 from sidequest.clock import epoch_us, monotonic
 from sidequest.errors import JobStopped
+from sidequest.event_loop import LoopFactory
 from sidequest.jobs.context import Reporter
 from sidequest.jobs.outcome import Outcome
 from sidequest.wire.frames import Kind, pack_json, read_json
@@ -52,14 +53,16 @@ class SyncHost:
     """One job at a time, in order; `word` tells the engine which one and since when."""
 
     def __init__(
-        self, channel: Channel, word: Array[Any], ends: Ends, loader: Loader, client: WorkerClient, reporter: Reporter
-    ) -> None:
+        self, channel: Channel, word: Array[Any], ends: Ends, loader: Loader, client: WorkerClient, reporter: Reporter,
+        make_loop: LoopFactory,
+    ) -> None:  # fmt: skip
         self._channel = channel
         self._word = word
         self._ends = ends
         self._loader = loader
         self._client = client
         self._reporter = reporter
+        self._make_loop = make_loop
         self._inbox: SimpleQueue[Attempt | _Note] = SimpleQueue()
         self._call: Call | None = None
         self._interruptible = False
@@ -147,7 +150,7 @@ class SyncHost:
                 raise JobStopped(call.stop.describe())
             value = call.run()
             if call.definition.is_async:
-                self._lone_loop = LoneLoop()
+                self._lone_loop = LoneLoop(self._make_loop)
                 value = self._lone_loop.run(value)
             self._interruptible = False
         except BaseException as error:
@@ -159,7 +162,10 @@ class SyncHost:
         """In the main thread, between two of its bytecodes: stop user code, and nothing else."""
         if self._interruptible and self._call is not None and self._call.stop is not None:
             self._interruptible = False
-            raise JobStopped(self._call.stop.describe())
+            reason = self._call.stop.describe()
+            if self._lone_loop is None:
+                raise JobStopped(reason)
+            self._lone_loop.stop(reason)
 
     def _stop(self, id: int, reason: StopReason) -> None:
         call = self._call

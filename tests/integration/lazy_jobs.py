@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 
 from sidequest import job
+from tests.integration import worker_jobs
 
 
 @job
@@ -36,3 +37,18 @@ async def leaks_a_thread() -> int:
 async def uses_a_thread() -> int:
     await asyncio.to_thread(time.sleep, 0.01)
     return os.getpid()
+
+
+@job
+async def running_loop() -> tuple[str, bool]:
+    return worker_jobs.loop_here()
+
+
+@job
+async def waits_long() -> None:
+    await asyncio.sleep(60)
+
+
+@job
+async def blocks_long() -> None:
+    time.sleep(60)

@@ -118,6 +118,14 @@ async def test_what_does_not_stop_is_killed(sq: Sidequest, definition: object) -
         assert await verdict(handle) == error("JobTimeout", message, "timeout")
 
 
+@pytest.mark.parametrize("name", ["waits_long", "blocks_long"])
+async def test_an_async_job_of_unknown_kind_stops_when_asked_and_keeps_its_worker(sq: Sidequest, name: str) -> None:
+    sure = await (await sq.enqueue(jobs.healthy_sync.call(0))).result(timeout=10)
+    handle = await sq.enqueue(call_by_name(f"tests.integration.lazy_jobs:{name}"), timeout=0.2, kill_grace=60, max_attempts=1)
+    assert await verdict(handle) == error("JobTimeout", "the timeout of 0.2 s was reached", "timeout")
+    assert await (await sq.enqueue(jobs.healthy_sync.call(0))).result(timeout=10) == sure
+
+
 # Other processes
 
 

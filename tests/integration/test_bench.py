@@ -20,7 +20,7 @@ from sidequest.backends.base import JobFilter
 from sidequest.cli.bench_figures import TITLES
 from sidequest.jobs.queue import QueueRecord
 from sidequest.jobs.record import JobRecord, NewJob
-from tests.integration.waiting import MARK, eventually, marked_processes
+from tests.integration.waiting import KEPT, eventually, marked_processes
 
 COMMAND = [sys.executable, "-m", "sidequest", "bench"]
 TINY = ("--jobs=60", "--seconds=0.2")
@@ -98,7 +98,7 @@ class Bench:
 async def bench(
     url: str, tmp_path: Path, mark: str, nothing_left_behind: None, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
-    for name in [name for name in os.environ if name.startswith("SIDEQUEST_") and name != MARK]:
+    for name in [name for name in os.environ if name.startswith("SIDEQUEST_") and name not in KEPT]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SIDEQUEST_URL", url)
     store = make_backend(url)

@@ -20,7 +20,7 @@ import pytest
 
 import sidequest
 from tests.integration.conftest import EVERYWHERE
-from tests.integration.waiting import MARK, eventually, marked_processes
+from tests.integration.waiting import KEPT, eventually, marked_processes
 
 pytestmark = pytest.mark.database("sqlite")
 everywhere = pytest.mark.parametrize("database", EVERYWHERE)
@@ -139,7 +139,7 @@ def database() -> str:
 async def cli(
     database: str, url: str, tmp_path: Path, mark: str, nothing_left_behind: None, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Cli]:
-    for name in [name for name in os.environ if name.startswith("SIDEQUEST_") and name != MARK]:
+    for name in [name for name in os.environ if name.startswith("SIDEQUEST_") and name not in KEPT]:
         monkeypatch.delenv(name)
     if database != "sqlite":
         monkeypatch.setenv("SIDEQUEST_URL", url)

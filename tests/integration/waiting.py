@@ -13,6 +13,8 @@ from sidequest import Sidequest, State
 from sidequest.worker.title import TEMPLATE, WORKER
 
 MARK = "SIDEQUEST_TEST_MARK"
+KEPT = (MARK, "SIDEQUEST_EVENT_LOOP")
+"""What stays in the environment of programs that are to find no settings there."""
 
 
 async def eventually(condition: Callable[[], object | Awaitable[object]], within: float = 15.0) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import multiprocessing
 import os
@@ -12,13 +13,26 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from uuid import uuid4
 
 from sidequest import job
+from sidequest.event_loop import kind_of
 
 if folder := os.environ.get("SIDEQUEST_TEST_IMPORTS"):
     (Path(folder) / str(os.getpid())).touch()
+
+
+def loop_here() -> tuple[str, bool]:
+    """What kind of loop runs here, and whether it was made for this one job."""
+    alone = any(frame.filename.endswith("lone_loop.py") for frame in traceback.extract_stack())
+    return kind_of(asyncio.get_running_loop()), alone
+
+
+@job
+async def running_loop() -> tuple[str, bool]:
+    return loop_here()
 
 
 @job

@@ -58,6 +58,7 @@ def test_the_documented_defaults() -> None:
 GOOD: list[tuple[str, object, object]] = [
     ("engine", "inline", "inline"),
     ("engine", "off", "off"),
+    ("event_loop", "asyncio", "asyncio"),
     ("migrate", False, False),
     ("max_concurrent_jobs", 1, 1),
     ("min_workers", 0, 0),
@@ -91,6 +92,7 @@ BAD: list[tuple[str, object, type[Exception], str]] = [
     ("url", 5, ConfigError, "url must look like sqlite:///file.db, not 5"),
     ("engine", "proces", ValueError, "engine must be one of 'auto', 'process', 'inline', 'off', not 'proces'"),
     ("engine", None, TypeError, "engine must be a string, not None"),
+    ("event_loop", "trio", ValueError, "event_loop must be one of 'auto', 'asyncio', 'uvloop', not 'trio'"),
     ("migrate", "yes", TypeError, "migrate must be True or False"),
     ("max_concurrent_jobs", 0, ValueError, "max_concurrent_jobs must be between 1 and 100000, not 0"),
     ("min_workers", -1, ValueError, "min_workers must be between 0 and 1000, not -1"),
@@ -189,6 +191,7 @@ def test_a_queue_of_a_new_record_starts_from_the_given_defaults() -> None:
 ENVIRONMENT: list[tuple[str, str, str, object]] = [
     ("SIDEQUEST_URL", "sqlite:///x.db", "url", "sqlite:///x.db"),
     ("SIDEQUEST_ENGINE", "off", "engine", "off"),
+    ("SIDEQUEST_EVENT_LOOP", "asyncio", "event_loop", "asyncio"),
     ("SIDEQUEST_MIGRATE", "0", "migrate", False),
     ("SIDEQUEST_MIGRATE", "TRUE", "migrate", True),
     ("SIDEQUEST_MAX_WORKERS", "3", "max_workers", 3),

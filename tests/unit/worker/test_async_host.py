@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from multiprocessing.sharedctypes import RawArray
 from typing import Any, cast
 
 import pytest
@@ -18,9 +20,14 @@ from sidequest.jobs.client import Client
 from sidequest.jobs.context import Reporter
 from sidequest.wire.frames import Kind, Splitter, pack
 from sidequest.wire.messages import MOST_BEHIND, End, Role, pack_next, pack_run, read_ids
+from sidequest.worker import async_host
 from sidequest.worker.async_host import AsyncHost
+from sidequest.worker.channel import Channel
+from sidequest.worker.client import WorkerClient
 from sidequest.worker.ends import Ends
 from sidequest.worker.loading import Loader
+from sidequest.worker.reporting import FrameReporter
+from sidequest.worker.serve import _Redirect, _serve_async
 from tests.unit.engine.fakes import claimed
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +53,14 @@ floor = Floor()
 @job(name="gated")
 async def gated(number: int) -> None:
     await floor.run(number)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ends_do_not_linger() -> Iterator[None]:
+    """`turn` is for what happens by itself; how long that takes differs from loop to loop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(async_host, "LINGER", 0)
+        yield
 
 
 async def turn() -> None:
@@ -134,6 +149,33 @@ async def test_what_waits_comes_back_when_it_is_recalled(worker: Worker) -> None
     [returned] = [read_ids(payload) for kind, payload in worker.sent if kind is Kind.RETURNED]
     await worker.end(1)
     assert (returned, set(floor.running)) == ([2, 3], set())
+
+
+async def test_what_came_along_with_the_role_comes_before_what_is_read_later(worker: Worker) -> None:
+    ours, theirs = socket.socketpair()
+    frames = Channel(theirs)
+    ours.sendall(pack(Kind.ROLE, Role.ASYNC.encode()) + _run(1))
+    frames.receive_one()
+    ours.sendall(_run(2))
+    send = _Redirect(frames.send)
+    serving = asyncio.create_task(
+        _serve_async(
+            frames, RawArray("q", 4), Ends(send, None), Loader([], None), cast("WorkerClient", object()),
+            cast("FrameReporter", object()), send,
+        )
+    )  # fmt: skip
+    async with asyncio.timeout(10):
+        while len(floor.running) < 2:
+            await turn()
+        order = list(floor.running)
+        for gate in list(floor.running.values()):
+            gate.set()
+        await turn()
+        ours.sendall(pack(Kind.CLOSE))
+        await serving
+    ours.close()
+    await asyncio.sleep(0.01)
+    assert order == [1, 2]
 
 
 def _run(*ids: int) -> bytes:

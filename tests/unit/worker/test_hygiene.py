@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from sidequest.errors import JobStopped
+from sidequest.event_loop import LoopFactory, loop_factory
 from sidequest.worker import lone_loop
 from sidequest.worker.hygiene import Hygiene
 from sidequest.worker.lone_loop import LoneLoop
@@ -120,7 +122,12 @@ async def stubborn() -> None:
             continue
 
 
-def test_a_task_that_does_not_end_is_told_and_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["asyncio", "uvloop"])
+def make_loop(request: pytest.FixtureRequest) -> LoopFactory:
+    return loop_factory(request.param)
+
+
+def test_a_task_that_does_not_end_is_told_and_let_go_of(monkeypatch: pytest.MonkeyPatch, make_loop: LoopFactory) -> None:
     monkeypatch.setattr(lone_loop, "TASK_WAIT", 0.05)
     tasks: list[asyncio.Task[None]] = []
 
@@ -129,30 +136,48 @@ def test_a_task_that_does_not_end_is_told_and_let_go_of(monkeypatch: pytest.Monk
         await asyncio.sleep(0)
         return 7
 
-    loop = LoneLoop()
+    loop = LoneLoop(make_loop)
     assert (loop.run(job()), loop.left_running()) == (7, ["the task stubborn still runs"])
     loop.close()
     tasks[0]._log_destroy_pending = False  # type: ignore[attr-defined]
     tasks.clear()
 
 
-def test_threads_that_have_done_their_work_are_nothing_left() -> None:
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_stop_breaks_in_while_a_job_waits_and_while_it_blocks(make_loop: LoopFactory, blocks: bool) -> None:
+    async def job() -> str:
+        threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1)).start()
+        try:
+            await asyncio.sleep(0 if blocks else 60)
+            time.sleep(60)
+        except (asyncio.CancelledError, JobStopped) as error:
+            return repr(error)
+        return "went on"
+
+    loop = LoneLoop(make_loop)
+    signal.signal(signal.SIGUSR1, lambda signum, frame: loop.stop("enough"))
+    kind = "JobStopped" if blocks else "CancelledError"
+    assert (loop.run(job()), loop.left_running()) == (f"{kind}('enough')", [])
+    loop.close()
+
+
+def test_threads_that_have_done_their_work_are_nothing_left(make_loop: LoopFactory) -> None:
     async def job() -> str:
         return await asyncio.to_thread(str, 7)
 
-    loop = LoneLoop()
+    loop = LoneLoop(make_loop)
     assert (loop.run(job()), loop.left_running()) == ("7", [])
     loop.close()
 
 
-def test_a_thread_that_still_works_is_told() -> None:
+def test_a_thread_that_still_works_is_told(make_loop: LoopFactory) -> None:
     end = threading.Event()
 
     async def job() -> None:
         asyncio.get_running_loop().run_in_executor(None, end.wait)
         await asyncio.sleep(0)
 
-    loop = LoneLoop()
+    loop = LoneLoop(make_loop)
     loop.run(job())
     found = loop.left_running()
     end.set()
