@@ -110,8 +110,8 @@ class LocalEngines:
         """Whether there is one that can be woken."""
         return bool(_sockets(self._prefix))
 
-    def wake(self, look_for: LookFor, but: str | None = None) -> None:
-        """Wake all of them, except the engine `but`. Neither waits nor fails."""
+    def wake(self, look_for: LookFor, but: str | None = None) -> bool:
+        """Wake all of them, except the engine `but`; whether there are any. Neither waits nor fails."""
         now = monotonic()
         if now - self._listed_at >= LISTED_FOR:
             self._sockets = _sockets(self._prefix)
@@ -120,6 +120,7 @@ class LocalEngines:
         paths = [path for name, path in self._sockets.items() if name != skipped]
         if paths:
             _send(look_for.value, paths)
+        return bool(paths)
 
     def teach(self, engine: str, lesson: bytes) -> None:
         """Tell this engine something before it is woken for it. Neither waits nor fails."""

@@ -247,8 +247,8 @@ MUTANTS: Sequence[Mutant] = (
     # Connections
     backend(
         name="connections to a server that takes no writes any more are kept",
-        before="            if self._own is not None and read_only(error):\n                self._own.expire()\n",
-        after="",
+        before="        if self._own is not None and isinstance(error, BackendUnavailable) and read_only(error):",
+        after="        if False:",
         seen_by="test_postgres_trouble.py::test_a_server_that_takes_no_writes_any_more_loses_all_connections",
     ),
     backend(

@@ -242,8 +242,8 @@ MUTANTS: Sequence[Mutant] = (
     ),
     joined(
         name="nobody is told of the jobs",
-        before="            self._stored()\n",
-        after="",
+        before="                one.succeed(id)\n            self._stored()\n",
+        after="                one.succeed(id)\n",
     ),
     rows(
         name="what differs among the jobs of a batch is taken from the first",

@@ -22,9 +22,14 @@ SYSTEM = System(
     modes={
         "default": Mode("`sidequest engine MODULE`; every setting at its default: 10 jobs of a queue at once", [ENGINE]),
         "tuned": Mode(
-            f"queue concurrency and max_concurrent_jobs {WIDE}, 2 workers at most",
+            f"queue concurrency and max_concurrent_jobs {WIDE}, 2 workers at most, replaced after a million jobs",
             [ENGINE],
-            {"SIDEQUEST_MAX_CONCURRENT_JOBS": WIDE, "SIDEQUEST_MAX_WORKERS": "2", "BENCH_CONCURRENCY": WIDE},
+            {
+                "SIDEQUEST_MAX_CONCURRENT_JOBS": WIDE,
+                "SIDEQUEST_MAX_WORKERS": "2",
+                "BENCH_CONCURRENCY": WIDE,
+                "SIDEQUEST_MAX_JOBS_PER_WORKER": "1000000",
+            },
         ),
         "wide": Mode(
             "queue concurrency and max_concurrent_jobs 10 000",
