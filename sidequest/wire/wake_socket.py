@@ -24,6 +24,8 @@ from sidequest.wire.runtime_directory import in_first_place, places, refuse_unsa
 logger = logging.getLogger(__name__)
 LISTED_FOR = 0.05
 """Seconds for which the engines that were found are taken to be all there are."""
+SETTLED_NS = 1_000_000_000
+"""Nanoseconds after its last change from which on a directory shows every further one: its clock has a coarse tick."""
 STALE_AFTER = 1.0
 """Seconds after which a socket's file that nobody answers for is removed: one that is being bound needs a moment."""
 FULL = 10
@@ -102,19 +104,20 @@ class LocalEngines:
     def __init__(self, identity: str) -> None:
         """`identity` is the database's (`DatabaseURL.identity`)."""
         self._prefix = _prefix(identity)
+        self._listings = [_Listing(directory, self._prefix) for directory in places()]
         self._sockets: Mapping[str, str] = {}
         self._listed_at = -LISTED_FOR
 
     @property
     def reachable(self) -> bool:
         """Whether there is one that can be woken."""
-        return bool(_sockets(self._prefix))
+        return bool(self._look())
 
     def wake(self, look_for: LookFor, but: str | None = None) -> bool:
         """Wake all of them, except the engine `but`; whether there are any. Neither waits nor fails."""
         now = monotonic()
         if now - self._listed_at >= LISTED_FOR:
-            self._sockets = _sockets(self._prefix)
+            self._sockets = self._look()
             self._listed_at = now
         skipped = None if but is None else f"{self._prefix}{_short(but)}"
         paths = [path for name, path in self._sockets.items() if name != skipped]
@@ -122,11 +125,41 @@ class LocalEngines:
             _send(look_for.value, paths)
         return bool(paths)
 
+    def _look(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for listing in self._listings:
+            with suppress(OSError):
+                found |= listing.sockets()
+        return found
+
     def teach(self, engine: str, lesson: bytes) -> None:
         """Tell this engine something before it is woken for it. Neither waits nor fails."""
         path = find(f"{self._prefix}{_short(engine)}")
         if path is not None:
             _send(LESSON + lesson, [str(path)])
+
+
+class _Listing:
+    """The sockets of one database in a directory, which is read again when anything has come or gone there."""
+
+    def __init__(self, directory: Path, prefix: str) -> None:
+        self._directory = directory
+        self._prefix = prefix
+        self._seen: tuple[int, ...] | None = None
+        self._sockets: Mapping[str, str] = {}
+
+    def sockets(self) -> Mapping[str, str]:
+        """Name → path. Raises OSError for a directory that is not there, or not safe to use."""
+        now_ns = time.time_ns()
+        found = self._directory.lstat()
+        seen = (found.st_mtime_ns, found.st_ino, found.st_dev, found.st_mode, found.st_uid)
+        if seen != self._seen:
+            refuse_unsafe(self._directory)
+            names = os.listdir(self._directory)  # noqa: PTH208 - three times as fast
+            ours = (name for name in names if name.startswith(self._prefix) and not name.endswith(STREAM))
+            self._sockets = {name: f"{self._directory}/{name}" for name in ours}
+            self._seen = seen if now_ns - found.st_mtime_ns > SETTLED_NS else None
+        return self._sockets
 
 
 def socket_name(identity: str, engine: str) -> str:
@@ -164,17 +197,6 @@ def _is_socket(path: Path) -> bool:
     with suppress(OSError):
         return stat.S_ISSOCK(path.lstat().st_mode)
     return False
-
-
-def _sockets(prefix: str) -> Mapping[str, str]:
-    """The database's sockets in all places that are safe to use: name → path."""
-    found: dict[str, str] = {}
-    for directory in places():
-        with suppress(OSError):
-            refuse_unsafe(directory)
-            names = os.listdir(directory)  # noqa: PTH208 - three times as fast
-            found |= {name: f"{directory}/{name}" for name in names if name.startswith(prefix) and not name.endswith(STREAM)}
-    return found
 
 
 def _send(datagram: bytes, paths: Iterable[str]) -> None:

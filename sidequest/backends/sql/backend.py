@@ -140,6 +140,8 @@ class SqlBackend(Dialect):
         session = None if connection is None else await self.session_on(connection)
         if not jobs:
             return ()
+        if len(jobs) == 1 and session is None and jobs[0].queue in self._known_queues:
+            return await self.autocommit(lambda session: self.insert_jobs(session, jobs, self.now()))
         parts = list(insert_parts(jobs))
         fresh = sorted({job.queue for job in jobs} - self._known_queues)
         work = partial(self._insert_all, parts=parts, fresh=[QueueRecord(name, *_settings(queue_defaults)) for name in fresh])
