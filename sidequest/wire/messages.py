@@ -33,7 +33,7 @@ _END = struct.Struct("<qBqqI")
 _STARTED = struct.Struct("<qq")
 _ID = struct.Struct("<q")
 _HALT = struct.Struct("<qB")
-MOST_BEHIND = 128
+MOST_BEHIND = 256
 """Jobs of one queue that may wait in a worker at a time."""
 LONGEST_FINDING = 300
 """Characters of what was found in a spoiled worker; the rest is of no use to anybody."""
