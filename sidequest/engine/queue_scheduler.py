@@ -14,8 +14,9 @@ from sidequest.jobs.queue import QueueRecord
 
 PATIENCE = 10
 """Rounds that a queue with work may be passed over before it goes first."""
-AHEAD = 0.02
-"""Seconds of work to claim ahead of free slots, at the rate at which the queue's jobs end."""
+AHEAD = 0.05
+"""Seconds of work to claim ahead of free slots, at the rate at which the queue's jobs end. Several engines share a rate,
+and small claims cost each of them the way to the first job that no other one has: with 0.02 four took 1.4 times as long."""
 MOST_AHEAD = 500
 MOST_AT_ONCE = 500
 """Jobs for free slots in one claim: from there on a bigger one is no cheaper, and keeps workers waiting for its first job."""

@@ -116,25 +116,25 @@ def test_the_concurrency_of_an_unknown_queue_is_one() -> None:
 
 
 def test_jobs_that_end_fast_are_claimed_ahead_of_free_slots() -> None:
-    assert scheduler("mail").rooms({"mail": Load(running=10, meter=metered(1_000))}, many) == {"mail": 20}
+    assert scheduler("mail").rooms({"mail": Load(running=10, meter=metered(1_000))}, many) == {"mail": 50}
 
 
 def test_a_slow_queue_is_never_claimed_ahead() -> None:
-    assert scheduler("mail").rooms({"mail": Load(running=10, meter=metered(40))}, many) == {}
+    assert scheduler("mail").rooms({"mail": Load(running=10, meter=metered(19))}, many) == {}
 
 
 def test_a_small_top_up_waits() -> None:
-    load = Load(running=10, backlog=11, meter=metered(1_000))
+    load = Load(running=10, backlog=26, meter=metered(1_000))
     assert scheduler("mail").rooms({"mail": load}, many) == {}
 
 
 def test_a_top_up_of_more_than_half_is_made() -> None:
-    load = Load(running=10, backlog=9, meter=metered(1_000))
-    assert scheduler("mail").rooms({"mail": load}, many) == {"mail": 11}
+    load = Load(running=10, backlog=24, meter=metered(1_000))
+    assert scheduler("mail").rooms({"mail": load}, many) == {"mail": 26}
 
 
 def test_a_top_up_does_not_wait_when_slots_would_stand_empty() -> None:
-    load = Load(running=6, backlog=3, meter=metered(10_000))
+    load = Load(running=6, backlog=3, meter=metered(4_000))
     assert scheduler("mail").rooms({"mail": load}, many) == {"mail": 4 + 200 - 3}
 
 
@@ -166,7 +166,7 @@ def test_after_a_pause_the_rate_starts_again() -> None:
 
 
 def test_claiming_ahead_grows_with_the_rate_and_is_capped() -> None:
-    assert [metered(rate).ahead() for rate in (0, 49, 50, 1_000, 25_000, 1_000_000)] == [0, 0, 1, 20, MOST_AHEAD, MOST_AHEAD]
+    assert [metered(rate).ahead() for rate in (0, 19, 20, 1_000, 10_000, 1_000_000)] == [0, 0, 1, 50, MOST_AHEAD, MOST_AHEAD]
 
 
 # Properties
