@@ -401,16 +401,29 @@ async def test_starts_and_ends_touch_no_index(store, foreign, chance):
     assert [now - then for now, then in zip(after, before, strict=True)] == [150, 150]
 
 
+async def test_a_big_batch_of_ends_is_found_by_id_in_a_table_without_statistics(store, foreign, chance):
+    await store.insert([NewJob("shop:pay")] * 20_000, ANY)
+    held = await store.claim("e1", "l1", {"default": 500})
+    before = await counted(store, foreign, "seq_tup_read")
+    ended = [transitions.finish(job, Completed(), store.now(), store.now(), chance) for job in held]
+    assert await store.apply(ended) == frozenset()
+    assert await counted(store, foreign, "seq_tup_read") == before
+
+
 async def updates(store: PostgresBackend, foreign: Any) -> tuple[int, int]:
     """Of jobs: all, and those that changed no index."""
+    found: tuple[int, int] = await counted(store, foreign, "n_tup_upd, n_tup_hot_upd")
+    return found
+
+
+async def counted(store: PostgresBackend, foreign: Any, what: str) -> tuple[Any, ...]:
+    """What the server has counted of the jobs' table so far."""
     if await foreign.fetchval("SELECT to_regproc('pg_stat_force_next_flush') IS NOT NULL"):
         await store.fetch("SELECT pg_stat_force_next_flush()")
     else:
         await asyncio.sleep(1.5)  # a server process tells at most once a second what it did
     await foreign.execute("SELECT pg_stat_clear_snapshot()")
-    statement = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sidequest_jobs'"
-    found: tuple[int, int] = tuple(await foreign.fetchrow(statement))
-    return found
+    return tuple(await foreign.fetchrow(f"SELECT {what} FROM pg_stat_user_tables WHERE relname = 'sidequest_jobs'"))
 
 
 async def test_a_schema_applied_by_hand_is_accepted(make, foreign):
