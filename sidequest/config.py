@@ -138,7 +138,8 @@ class Settings:
     worker_idle_timeout: timedelta = timedelta(seconds=10)
     """After this long without a job a worker above `min_workers` ends."""
     max_jobs_per_worker: int = 10_000
-    """After this many jobs a worker is replaced."""
+    """After this many jobs a worker is replaced; of 1 000 and more, not before it has lived twenty times
+    as long as its start took."""
     max_worker_memory: int | None = None
     """Bytes of memory from which on a worker takes no more jobs and is replaced; at twice as much
     it is killed at once. Measured on Linux only."""

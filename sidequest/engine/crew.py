@@ -24,6 +24,10 @@ GIVE_UP_AFTER = 3
 """Workers that failed to start in a row before claimed jobs are given back."""
 SHUNNED_FOR = 60.0
 """Seconds for which workers start without a module whose import has ended one."""
+WORTH = 20
+"""How many times as long as its start took a worker lives at least: else fast jobs would keep all CPUs busy with imports."""
+EXACT = 1_000
+"""Shares below this are kept to the job: who sets one wants few jobs in a process, whatever that costs."""
 CLOSE_WAIT = 2.0
 """Seconds after which a worker that was told to close is killed."""
 
@@ -123,6 +127,7 @@ class Crew:
         first = lane.since_hello is None
         if first:
             lane.since_hello = monotonic()
+            lane.start_took = lane.since_hello - lane.since
             self._failed_starts = 0
             self._tell()
         return first
@@ -213,9 +218,15 @@ class Crew:
         """After some of its jobs ended or came back: a lane that has had its share takes no more, and closes when empty."""
         lane.since = monotonic()
         self._memory.look(lane)
-        lane.retiring = lane.retiring or lane.served >= self._settings.max_jobs_per_worker
+        lane.retiring = lane.retiring or self._has_had_its_share(lane)
         if lane.retiring and not lane.jobs and not lane.closing:
             lane.close()
+
+    def _has_had_its_share(self, lane: Lane) -> bool:
+        share = self._settings.max_jobs_per_worker
+        if lane.served < share or share < EXACT or lane.since_hello is None:
+            return lane.served >= share
+        return monotonic() - lane.since_hello >= WORTH * lane.start_took
 
     def shut_down(self) -> None:
         """Nothing new starts; running jobs are told."""

@@ -95,6 +95,8 @@ class Lane:
     """When it started, was given a first job, last ended one, or began to close (monotonic)."""
     since_hello: float | None = None
     """When its worker first said that it is ready; None: it has not come so far."""
+    start_took: float = 0.0
+    """Seconds until then."""
     loading: str = ""
     """The module that its worker began to import last, before it said hello."""
     recalled: bool = False

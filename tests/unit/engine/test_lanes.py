@@ -7,6 +7,7 @@ from datetime import timedelta
 import anyio
 import pytest
 
+from sidequest.engine import crew
 from sidequest.engine.crew import CLOSE_WAIT, SHUNNED_FOR, START_WAITS
 from sidequest.engine.lanes import CROWDED, LATE, START_FAILED_WAIT
 from sidequest.jobs.outcome import (
@@ -477,6 +478,26 @@ async def test_a_worker_that_had_its_share_is_closed_and_replaced() -> None:
         await shop.greet()
         await shop.accept(3)
         assert (closed_early, closed, shop.ran) == (0, 1, [[1, 2], [3]])
+
+
+@pytest.mark.parametrize(("exact", "closed_early"), [(3, 1), (2, 0)])
+async def test_a_worker_whose_start_took_long_lives_long_unless_its_share_is_small(
+    monkeypatch: pytest.MonkeyPatch, exact: int, closed_early: int
+) -> None:
+    monkeypatch.setattr(crew, "EXACT", exact)
+    async with workshop(warm=0, max_jobs_per_worker=2) as shop:
+        shop.lanes.crew.start(1)
+        await anyio.sleep(2)
+        await shop.greet()
+        await shop.accept(1, 2)
+        await anyio.sleep(2 * crew.WORTH - 1)
+        await shop.end(0, 1, 2)
+        assert shop.links[0].told(Kind.CLOSE) == closed_early
+        if not closed_early:
+            await shop.accept(3)
+            await anyio.sleep(2)
+            await shop.end(0, 3)
+            assert shop.links[0].told(Kind.CLOSE) == 1
 
 
 async def test_a_worker_that_had_its_share_takes_no_more_and_ends_its_jobs() -> None:
