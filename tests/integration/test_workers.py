@@ -317,8 +317,8 @@ async def test_a_stop_while_the_template_still_imports_is_quick_and_silent(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     async with Sidequest(url):
         began = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - began < 5
-    assert not marked_processes(mark)
+    assert asyncio.get_running_loop().time() - began < 15, "half of the time for which the template stands still"
+    await eventually(lambda: not marked_processes(mark))  # what was killed needs a moment on a busy machine
     assert capfd.readouterr().err == ""
 
 
