@@ -59,6 +59,8 @@ class Crew:
         self._lanes: list[Lane] = []
         self._deadly: dict[str, tuple[float, str]] = {}
         """Modules whose import has ended a worker: until when they are left out, and how it ended."""
+        self._doubted: set[str] = set()
+        """Modules in whose import a worker was killed once, and nobody knows by whom: it may have been chance."""
         self._failed_starts = 0
         self._start_not_before = 0.0
         self._stopping = False
@@ -129,6 +131,7 @@ class Crew:
             lane.since_hello = monotonic()
             lane.start_took = lane.since_hello - lane.since
             self._failed_starts = 0
+            self._doubted.clear()
             self._tell()
         return first
 
@@ -179,7 +182,9 @@ class Crew:
     def _start_failed(self, lane: Lane, death: Death) -> None:
         self._failed_starts += 1
         too_slow = death.killed_for == 0
-        if lane.loading:
+        if lane.loading and death.out_of_the_blue and lane.loading not in self._doubted:
+            self._doubted.add(lane.loading)
+        elif lane.loading:
             how = "importing it took too long" if too_slow else f"{death.describe()} while it imported this"
             self._deadly[lane.loading] = (monotonic() + SHUNNED_FOR, how)
             logger.error("importing %s ends workers, so they start without it for a while: %s", lane.loading, how)

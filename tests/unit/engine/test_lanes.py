@@ -568,6 +568,20 @@ async def test_a_module_whose_import_ended_a_worker_is_left_out_for_a_while() ->
         assert shop.links[2].greeting["shunned"] == {}
 
 
+async def test_a_module_is_not_blamed_for_a_worker_that_somebody_killed_while_it_was_imported_once() -> None:
+    async with workshop(warm=0) as shop:
+        shop.lanes.crew.start(1)
+        await settle()
+        for death in (0, 1):
+            shop.links[death].say(pack(Kind.LOADING, b"shop"))
+            shop.links[death].die(-9)
+            await shop.look(every=START_WAITS[death])
+            shop.lanes.crew.start(1 - shop.lanes.crew.starting)
+            await settle()
+        shunned = [link.greeting["shunned"] for link in shop.links[1:3]]
+        assert [set(each) for each in shunned] == [set(), {"shop"}]
+
+
 async def test_a_module_whose_import_does_not_end_is_left_out_by_the_next_worker() -> None:
     async with workshop(warm=0, worker_start_timeout=timedelta(seconds=5)) as shop:
         shop.lanes.crew.start(1)
