@@ -282,9 +282,14 @@ class Soak:
 
 
 def sockets_of(url: str) -> list[str]:
-    """The wake-up sockets of this database's engines that nobody has removed."""
+    """The wake-up sockets of this database's engines that the next engine would not remove.
+
+    One that was killed within a second of its birth is too young for the engine that comes right after it.
+    """
     from sidequest.wire import wake_socket
 
+    for place in filter(Path.is_dir, places()):
+        wake_socket.sweep(place)
     prefix = wake_socket._prefix(DatabaseURL.parse(url).identity)
     return [str(path) for place in places() if place.is_dir() for path in place.iterdir() if path.name.startswith(prefix)]
 
