@@ -1,6 +1,7 @@
 """EVERY PROCESS. Which event loop engines and workers run on: uvloop's where it is installed, or asyncio's own.
 
-It costs an engine a tenth less CPU a job. The app's loop is the app's own business.
+What waits for networks may gain by it; a drain of no-ops costs the engine as much on either. The app's loop is
+the app's own business.
 """
 
 from __future__ import annotations

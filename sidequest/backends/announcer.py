@@ -20,8 +20,6 @@ from sidequest.wire.wake_socket import LocalEngines, LookFor
 logger = logging.getLogger(__name__)
 APART = 0.05
 """Seconds between two announcements: on PostgreSQL one for each of many enqueues costs three quarters of them."""
-AFTER = 0.01
-"""Seconds after which engines elsewhere are told what one here knows: telling is a commit, which would be in its way."""
 AGAIN = (0.01, 0.02, 0.04, *[0.08] * 24)
 """Seconds between calls for work in a transaction whose commit nobody tells us of: two seconds in all."""
 LAST_WORD = 1.0
@@ -51,8 +49,6 @@ class Announcer:
         self._local = LocalEngines(store.url.identity)
         self.own = own
         self._suffices = suffices
-        self._told_nearby = False
-        """Whether an engine of this host has been told of the last work."""
         self._news = asyncio.Event()
         self._uncommitted = asyncio.Event()
         self._pauses: Iterator[float] = iter(())
@@ -61,8 +57,8 @@ class Announcer:
         """There is work, or a queue has changed."""
         if self.own is not None:
             self.own.wake()
-        others = not self._own_will_do and self._wake_local(LookFor.WORK)
-        self._told_nearby = others or self.own is not None
+        if not self._own_will_do:
+            self._wake_local(LookFor.WORK)
         self._news.set()
 
     def uncommitted_work(self) -> None:
@@ -104,13 +100,11 @@ class Announcer:
                 await self._tell_all()
 
     async def _spread(self) -> None:
-        """Tell those who are further away: the first news soon, what follows in one go."""
+        """Tell those who are further away: the first news at once, what follows in one go."""
         while True:
             await self._news.wait()
-            pause = AFTER if self._told_nearby else 0.0
-            await asyncio.sleep(pause)
             await self._tell_all()
-            await asyncio.sleep(APART - pause)
+            await asyncio.sleep(APART)
 
     async def _tell_all(self) -> None:
         self._news.clear()
@@ -136,5 +130,5 @@ class Announcer:
     def _own_will_do(self) -> bool:
         return self.own is not None and self._suffices
 
-    def _wake_local(self, look_for: LookFor) -> bool:
-        return self._local.wake(look_for, but=None if self.own is None else self.own.engine_id)
+    def _wake_local(self, look_for: LookFor) -> None:
+        self._local.wake(look_for, but=None if self.own is None else self.own.engine_id)

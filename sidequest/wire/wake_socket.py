@@ -113,8 +113,8 @@ class LocalEngines:
         """Whether there is one that can be woken."""
         return bool(self._look())
 
-    def wake(self, look_for: LookFor, but: str | None = None) -> bool:
-        """Wake all of them, except the engine `but`; whether there are any. Neither waits nor fails."""
+    def wake(self, look_for: LookFor, but: str | None = None) -> None:
+        """Wake all of them, except the engine `but`. Neither waits nor fails."""
         now = monotonic()
         if now - self._listed_at >= LISTED_FOR:
             self._sockets = self._look()
@@ -123,7 +123,6 @@ class LocalEngines:
         paths = [path for name, path in self._sockets.items() if name != skipped]
         if paths:
             _send(look_for.value, paths)
-        return bool(paths)
 
     def _look(self) -> Mapping[str, str]:
         found: dict[str, str] = {}

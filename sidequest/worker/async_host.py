@@ -322,12 +322,7 @@ class _Stepped(Coroutine[Any, Any, Any]):
         return self
 
     def __next__(self) -> Any:
-        self._word[2] = next(self._steps)
-        self._word[0] = self._id
-        try:
-            return self._coroutine.send(None)
-        finally:
-            self._word[0] = 0
+        return self.send(None)
 
 
 class HostProtocol(asyncio.Protocol):
